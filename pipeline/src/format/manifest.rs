@@ -1,0 +1,269 @@
+//! The manifest (attribute `ronchi` of the data set's group) and `progress.json`.
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use super::{FormatError, group_json};
+use crate::layout::DATA_OFFSET;
+use crate::{Gap, Layout, NavShape, Region, Scan, SigShape};
+
+/// Version of everything in `docs/format.md`; readers refuse larger numbers.
+pub const LAYOUT_VERSION: u32 = 1;
+/// Most gaps listed per tile; the frame table holds all.
+pub const GAPS_LISTED_MAX: usize = 10_000;
+
+/// State of a data set, and of each of its tiles.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum DataSetState {
+    /// Being written; with nobody writing it, a crash.
+    Running,
+    /// All announced frames were seen.
+    Complete,
+    /// Ended early.
+    Interrupted,
+    /// A stage failed; what is durable is good.
+    Failed,
+}
+
+/// Everything known of the acquisition.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Manifest {
+    /// [`LAYOUT_VERSION`].
+    pub layout_version: u32,
+    /// Identity of the acquisition, as text.
+    pub uuid: String,
+    /// Name of the data set, without `.ronchi`.
+    pub name: String,
+    /// Wall time of the beginning, RFC 3339, UTC.
+    pub created: String,
+    /// State.
+    pub state: DataSetState,
+    /// Scan geometry in force.
+    pub scan: Option<ScanInfo>,
+    /// Frames of the acquisition; `None` while an open-ended run is running.
+    pub frame_count: Option<u64>,
+    /// The detector and its tiles.
+    pub detector: DetectorInfo,
+    /// Sizes on disk, of the first tile.
+    pub block: BlockSizes,
+    /// Frames that are not there, per tile; empty while running.
+    #[serde(default)]
+    pub gaps: Vec<TileGaps>,
+    /// Program and version that wrote this.
+    pub software: String,
+    /// The vendor's header, as received.
+    #[serde(default)]
+    pub vendor_header: String,
+    /// The user's own notes.
+    #[serde(default)]
+    pub user: Value,
+}
+
+/// Scan geometry, as [`Scan`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ScanInfo {
+    /// `(ny, nx)`.
+    pub shape: [u32; 2],
+    /// Direction of rows.
+    pub order: crate::ScanOrder,
+    /// Frames after each row that belong to no position.
+    pub flyback: u32,
+    /// `o > 0` skips the first `o` frames.
+    pub sync_offset: i64,
+}
+
+/// The detector.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DetectorInfo {
+    /// `(height, width)` in pixels.
+    pub shape: [u32; 2],
+    /// NumPy name of the pixel type as stored.
+    pub pixel: String,
+    /// The parts that are recorded.
+    pub tiles: Vec<TileInfo>,
+}
+
+/// One tile.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TileInfo {
+    /// Number, from 0: the directory `tiles/<id>`.
+    pub id: u32,
+    /// `(y, x)` of its first pixel on the detector.
+    pub origin: [u32; 2],
+    /// `(height, width)` in pixels.
+    pub shape: [u32; 2],
+}
+
+/// Sizes on disk.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[allow(non_snake_case, reason = "the letters of the format description")]
+pub struct BlockSizes {
+    /// Frames per segment.
+    pub N: u64,
+    /// Frames per chunk.
+    pub k: u32,
+    /// Byte offset of the first frame.
+    pub D: u64,
+}
+
+/// Frames of one tile that are not there.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TileGaps {
+    /// Tile id.
+    pub tile: u32,
+    /// Frames that are not there, in all.
+    pub frame_count: u64,
+    /// Ranges with reasons, at most [`GAPS_LISTED_MAX`].
+    pub ranges: Vec<Gap>,
+    /// More ranges exist than are listed.
+    pub is_cut: bool,
+}
+
+impl From<Scan> for ScanInfo {
+    fn from(scan: Scan) -> Self {
+        let Scan { shape, order, flyback, sync_offset } = scan;
+        Self { shape: [shape.height, shape.width], order, flyback, sync_offset }
+    }
+}
+
+impl From<ScanInfo> for Scan {
+    fn from(info: ScanInfo) -> Self {
+        let ScanInfo { shape: [height, width], order, flyback, sync_offset } = info;
+        Self { shape: NavShape { height, width }, order, flyback, sync_offset }
+    }
+}
+
+impl DetectorInfo {
+    /// A detector of which `regions` are recorded; the tile id is the position in the list.
+    pub fn new(shape: SigShape, pixel: crate::PixelType, regions: &[Region]) -> Self {
+        let tile = |(id, region): (u32, &Region)| TileInfo {
+            id,
+            origin: [region.y, region.x],
+            shape: [region.height, region.width],
+        };
+        Self {
+            shape: [shape.height, shape.width],
+            pixel: pixel.numpy_name().to_owned(),
+            tiles: (0..).zip(regions).map(tile).collect(),
+        }
+    }
+}
+
+impl From<Layout> for BlockSizes {
+    fn from(layout: Layout) -> Self {
+        Self { N: layout.frames_per_segment(), k: layout.frames_per_chunk, D: DATA_OFFSET }
+    }
+}
+
+impl Manifest {
+    /// The text of the data set's group `zarr.json`.
+    pub fn to_json(&self) -> Value {
+        group_json(serde_json::json!({ "ronchi": self }))
+    }
+
+    /// Reads the manifest from the group's `zarr.json`.
+    pub fn from_json(text: &str) -> Result<Self, FormatError> {
+        let json_error = |message: String| FormatError::Json { what: "manifest", message };
+        let mut json: Value = serde_json::from_str(text).map_err(|error| json_error(error.to_string()))?;
+        let manifest = json.pointer_mut("/attributes/ronchi").map(Value::take);
+        let manifest = manifest.ok_or_else(|| json_error("no attribute ronchi".to_owned()))?;
+        // The version comes first: a newer manifest may have other fields.
+        if let Some(got) = manifest.get("layout_version").and_then(Value::as_u64)
+            && got > u64::from(LAYOUT_VERSION)
+        {
+            return Err(FormatError::Newer { got: u32::try_from(got).unwrap_or(u32::MAX) });
+        }
+        serde_json::from_value(manifest).map_err(|error| json_error(error.to_string()))
+    }
+}
+
+/// `progress.json` of one tile: replaced by rename, so always whole.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Progress {
+    /// Identity of the acquisition, as text.
+    pub uuid: String,
+    /// Tile id.
+    pub tile: u32,
+    /// Frames below this are final: readable, or not there and flagged so.
+    pub visible_frames: u64,
+    /// Frames below this are durable or not there: never taken back.
+    pub durable_frames: u64,
+    /// Frames that are readable, in all, also above `visible_frames`.
+    pub written_count: u64,
+    /// Frames that are durable, in all.
+    pub durable_count: u64,
+    /// Segments that are final.
+    pub segments_sealed: u64,
+    /// Frames below `visible_frames` that are not there.
+    pub missing: u64,
+    /// Wall time of this publication, ns since the Unix epoch.
+    pub time_ns: u64,
+    /// State of the tile.
+    pub state: DataSetState,
+}
+
+impl Progress {
+    /// Reads `progress.json`.
+    pub fn from_json(text: &str) -> Result<Self, FormatError> {
+        serde_json::from_str(text)
+            .map_err(|error| FormatError::Json { what: "progress.json", message: error.to_string() })
+    }
+}
+
+/// The usual text of a UUID: 8-4-4-4-12 hexadecimal digits.
+pub fn uuid_text(uuid: &[u8; 16]) -> String {
+    let hex: String = uuid.iter().map(|byte| format!("{byte:02x}")).collect();
+    [&hex[..8], &hex[8..12], &hex[12..16], &hex[16..20], &hex[20..]].join("-")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{ByteOrder, GapReason, PixelKind, PixelType};
+    use proptest::prelude::*;
+
+    fn manifest() -> Manifest {
+        let shape = SigShape { height: 4, width: 6 };
+        Manifest {
+            layout_version: LAYOUT_VERSION,
+            uuid: uuid_text(b"0123456789abcdef"),
+            name: "a".into(),
+            created: "2026-01-01T00:00:00Z".into(),
+            state: DataSetState::Complete,
+            scan: Some(Scan::raster(NavShape { height: 2, width: 3 }).into()),
+            frame_count: Some(6),
+            detector: DetectorInfo::new(shape, PixelType::new(PixelKind::U16, ByteOrder::Big), &[shape.region()]),
+            block: Layout { frame_bytes: 48, frames_per_chunk: 3, chunks_per_segment: 2 }.into(),
+            gaps: vec![TileGaps {
+                tile: 0,
+                frame_count: 2,
+                ranges: vec![Gap { first: 1, count: 2, reason: GapReason::NeverArrived }],
+                is_cut: false,
+            }],
+            software: "ronchi 0.1.0".into(),
+            vendor_header: "HDR,".into(),
+            user: Value::Null,
+        }
+    }
+
+    /// A manifest survives its text; a newer version is refused by its number.
+    #[test]
+    fn manifest_round_trip() {
+        let mut json = manifest().to_json();
+        assert_eq!(Manifest::from_json(&json.to_string()), Ok(manifest()));
+        assert_eq!(json["attributes"]["ronchi"]["block"], serde_json::json!({ "N": 6, "k": 3, "D": 8192 }));
+        assert_eq!(json["attributes"]["ronchi"]["uuid"], "30313233-3435-3637-3839-616263646566");
+        json["attributes"]["ronchi"]["layout_version"] = 2.into();
+        assert_eq!(Manifest::from_json(&json.to_string()), Err(FormatError::Newer { got: 2 }));
+    }
+
+    proptest! {
+        /// Arbitrary text is an error, not a panic.
+        #[test]
+        fn arbitrary_text(text in ".{0,200}") {
+            prop_assert!(Manifest::from_json(&text).is_err());
+            prop_assert!(Progress::from_json(&text).is_err());
+        }
+    }
+}

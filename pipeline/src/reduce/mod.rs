@@ -1,0 +1,128 @@
+//! Reductions: from blocks of frames to live images.
+//!
+//! # Place in the path
+//! [`ReducePlan`] (compiled once per link) -> [`Reducer`] (one per thread, blocks in) -> [`Partial`] and [`Patterns`]
+//! (merge in any order) -> [`LiveImages`] (all links together) -> [`LiveImage`] (pictures and files). The same code
+//! serves live blocks and frames read back from disk: both are [`Frames`].
+//!
+//! # Invariants
+//! - I1: no sum rounds before the end: integers add as integers, floating point numbers in fixed point
+//!   ([`Exact`]). Finished results are bit-identical for any tiling, order and number of threads.
+//!
+//! # Units
+//! Detector pixels `(y, x)` of the whole detector, also inside a tile. Definitions: `docs/reductions.md`.
+
+mod exact;
+mod frames;
+mod image;
+mod kernel;
+mod kernel_f32;
+mod live;
+mod mask;
+mod partial;
+mod patterns;
+mod plan;
+mod reducer;
+mod segments;
+mod spec;
+mod versions;
+mod weights;
+
+pub use exact::Exact;
+pub use frames::{Frames, FramesError};
+pub use image::{LiveImage, Stored};
+pub use live::{LINE_FRAMES_MAX, LiveImages, MergeCounts, SCAN_POSITIONS_MAX};
+pub use mask::{DETECTOR_PIXELS_MAX, Mask, MaskError, VERTICES_MAX};
+pub use partial::{MergeError, Partial};
+pub use patterns::Patterns;
+pub use plan::ReducePlan;
+pub use reducer::Reducer;
+pub use spec::{NAME_BYTES_MAX, PlanError, RESERVED_NAMES};
+
+use serde::{Deserialize, Serialize};
+
+/// What a user may ask to be computed from every frame; coordinates are detector pixels of the whole detector.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Reduction {
+    /// A named virtual detector: one value per frame.
+    Virtual {
+        /// Name of the result.
+        name: String,
+        /// Its mask.
+        detector: VirtualDetector,
+    },
+    /// Total counts per frame; result `total`.
+    Total,
+    /// Centre of mass `(y, x)` per frame; result `com`.
+    CentreOfMass,
+    /// Sum over frames per detector pixel; result `sum`.
+    Sum,
+    /// Maximum over frames per detector pixel; result `max`.
+    Max,
+}
+
+/// Shape of a virtual detector; definitions are those of `docs/reductions.md`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "snake_case")]
+pub enum VirtualDetector {
+    /// 1 where `r^2 <= radius^2`.
+    Disk {
+        /// Centre row, px.
+        cy: f64,
+        /// Centre column, px.
+        cx: f64,
+        /// Radius, px.
+        radius: f64,
+    },
+    /// 1 where `inner^2 < r^2 <= outer^2`.
+    Ring {
+        /// Centre row, px.
+        cy: f64,
+        /// Centre column, px.
+        cx: f64,
+        /// Inner radius, px.
+        inner: f64,
+        /// Outer radius, px.
+        outer: f64,
+    },
+    /// 1 inside the half-open rectangle `[y0, y1) x [x0, x1)`.
+    Rectangle {
+        /// First row.
+        y0: u32,
+        /// First column.
+        x0: u32,
+        /// Row after the last.
+        y1: u32,
+        /// Column after the last.
+        x1: u32,
+    },
+    /// A ring cut to the angles `[from_deg, to_deg)`, `atan2(y - cy, x - cx)` in degrees, clockwise on screen.
+    Sector {
+        /// Centre row, px.
+        cy: f64,
+        /// Centre column, px.
+        cx: f64,
+        /// Inner radius, px.
+        inner: f64,
+        /// Outer radius, px.
+        outer: f64,
+        /// First angle.
+        from_deg: f64,
+        /// Angle after the last; may exceed 360 to cross the seam.
+        to_deg: f64,
+    },
+    /// 1 where the pixel centre lies inside the polygon (even-odd rule); vertices are `[y, x]`.
+    Polygon {
+        /// At least three vertices.
+        vertices: Vec<[f64; 2]>,
+    },
+    /// Weights for every detector pixel, C order; binary when all are 0 or 1. NaN and infinities are refused.
+    Image {
+        /// Rows.
+        height: u32,
+        /// Columns.
+        width: u32,
+        /// height * width weights.
+        weights: Vec<f64>,
+    },
+}

@@ -1,0 +1,194 @@
+//! `Reducer`: one thread's worker that reduces blocks of one link and hands over what it has.
+//!
+//! # Place in the path
+//! A reducer thread calls [`Reducer::reduce`] for every block, takes the values of its frames with [`Reducer::take`]
+//! after each (they are small), and the patterns with [`Reducer::take_patterns`] every 100 ms or so and at the end
+//! (they are as large as the tile). `LiveImages` merges both.
+//!
+//! # Limits
+//! Memory: 12 bytes per pixel of the tile for an integer sum pattern, one native pixel for the maximum, twice where the
+//! caller recycles patterns.
+
+use std::sync::Arc;
+
+use pulp::{Arch, Simd, WithSimd};
+
+use super::frames::Frames;
+use super::kernel::{Integers, Pixel};
+use super::kernel_f32::Floats;
+use super::partial::Partial;
+use super::patterns::Patterns;
+use super::plan::ReducePlan;
+use crate::{ByteOrder, PixelKind};
+
+/// Frames reduced in one go: sums over frames of that many stay in 32 bits, see `Pixel::LOW_FRAMES`.
+const FRAMES_MAX: usize = 65_536;
+
+/// Reduces frames of one tile; owned by one thread.
+///
+/// ```
+/// use std::sync::Arc;
+/// use ronchi_pipeline::reduce::{Frames, LiveImages, ReducePlan, Reducer, Reduction};
+/// use ronchi_pipeline::{PixelType, SigShape};
+///
+/// let detector = SigShape { height: 2, width: 2 };
+/// let region = detector.region();
+/// let pixel = PixelType::from_numpy_name("<u2").ok_or("pixel type")?;
+/// let wanted = [Reduction::Total, Reduction::Sum];
+/// let mut reducer = Reducer::new(Arc::new(ReducePlan::compile(&wanted, detector, region, pixel)?));
+/// let mut images = LiveImages::new(&wanted, None, Some(2), detector, pixel, &[region])?;
+///
+/// let two_frames = [1, 0, 2, 0, 3, 0, 4, 0, 5, 0, 6, 0, 7, 0, 8, 0];
+/// reducer.reduce(&Frames::new(0, &two_frames, pixel, region)?);
+/// images.merge(0, &reducer.take());
+/// images.merge_patterns(0, &reducer.take_patterns());
+///
+/// assert_eq!(images.image("total").ok_or("total")?.row_values(0..2), [10.0, 26.0]);
+/// assert_eq!(images.image("sum").ok_or("sum")?.row_values(0..2), [6.0, 8.0, 10.0, 12.0]);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Debug)]
+pub struct Reducer {
+    plan: Arc<ReducePlan>,
+    arch: Arch,
+    kernel: Kernel,
+    taken: Vec<usize>,
+    partial: Partial,
+    patterns: Patterns,
+}
+
+#[derive(Debug)]
+enum Kernel {
+    U8(Integers<u8>),
+    U16(Integers<u16>),
+    U32(Integers<u32>),
+    F32(Floats),
+}
+
+/// One pass over a block. A type rather than a closure, because only this can be forced into the dispatching function
+/// that has the vector instructions; anything left outside of it is compiled without them.
+struct Pass<'a, P: Pixel, const BIG: bool> {
+    kernel: &'a mut Integers<P>,
+    plan: &'a ReducePlan,
+    frames: &'a Frames<'a>,
+    taken: &'a [usize],
+    patterns: &'a mut Patterns,
+}
+
+impl<P: Pixel, const BIG: bool> WithSimd for Pass<'_, P, BIG> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, _: S) {
+        self.kernel.reduce::<BIG>(self.plan, self.frames, self.taken, self.patterns);
+    }
+}
+
+impl Reducer {
+    /// A reducer with its own scratch.
+    pub fn new(plan: Arc<ReducePlan>) -> Self {
+        let kernel = match plan.pixel.kind {
+            PixelKind::U8 => Kernel::U8(Integers::new(&plan)),
+            PixelKind::U16 => Kernel::U16(Integers::new(&plan)),
+            PixelKind::U32 => Kernel::U32(Integers::new(&plan)),
+            PixelKind::F32 => Kernel::F32(Floats::new(&plan)),
+        };
+        let (partial, patterns) = (Partial::new(&plan), Patterns::new(&plan));
+        Self { plan, arch: Arch::new(), kernel, taken: Vec::new(), partial, patterns }
+    }
+
+    /// The plan it follows.
+    pub fn plan(&self) -> &Arc<ReducePlan> {
+        &self.plan
+    }
+
+    /// Reduces all present frames that the plan wants; returns how many. Each frame must come once.
+    ///
+    /// # Panics
+    /// When the frames are of another region or pixel type than the plan, or not as many bytes as they say.
+    pub fn reduce(&mut self, frames: &Frames<'_>) -> u64 {
+        let plan = &self.plan;
+        assert_eq!((frames.region, frames.pixel), (plan.region, plan.pixel), "frames of another series than the plan");
+        assert_eq!(frames.bytes.len(), frames.count * frames.frame_bytes(), "bytes of {} frames", frames.count);
+        let mut reduced = 0;
+        for first in (0..frames.count).step_by(FRAMES_MAX) {
+            let wanted = |&at: &usize| frames.is_present(at) && self.plan.wants(frames.first + at as u64);
+            self.taken.clear();
+            self.taken.extend((first..frames.count.min(first + FRAMES_MAX)).filter(wanted));
+            self.run(frames);
+            self.keep_values(frames);
+            reduced += self.taken.len() as u64;
+        }
+        self.patterns.frame_count += reduced;
+        reduced
+    }
+
+    /// One dispatch per block on pixel type, byte order and processor.
+    fn run(&mut self, frames: &Frames<'_>) {
+        let Self { plan, arch, kernel, taken, patterns, .. } = self;
+        let (plan, taken) = (&**plan, &taken[..]);
+        let big = plan.pixel.order == ByteOrder::Big;
+        match kernel {
+            Kernel::U8(kernel) => arch.dispatch(Pass::<_, false> { kernel, plan, frames, taken, patterns }),
+            Kernel::U16(kernel) if big => arch.dispatch(Pass::<_, true> { kernel, plan, frames, taken, patterns }),
+            Kernel::U16(kernel) => arch.dispatch(Pass::<_, false> { kernel, plan, frames, taken, patterns }),
+            Kernel::U32(kernel) if big => arch.dispatch(Pass::<_, true> { kernel, plan, frames, taken, patterns }),
+            Kernel::U32(kernel) => arch.dispatch(Pass::<_, false> { kernel, plan, frames, taken, patterns }),
+            Kernel::F32(kernel) => kernel.reduce(plan, frames, taken, patterns),
+        }
+    }
+
+    fn keep_values(&mut self, frames: &Frames<'_>) {
+        let Some(&first) = self.taken.first() else { return };
+        let in_order = self.partial.frames.last().is_none_or(|&last| last < frames.first + first as u64);
+        let mut separate = None;
+        let into = if in_order { &mut self.partial } else { separate.insert(Partial::new(&self.plan)) };
+        into.frames.extend(self.taken.iter().map(|&position| frames.first + position as u64));
+        let count = self.taken.len();
+        for ((slot, column), out) in self.plan.slots.iter().zip(&self.plan.columns).zip(&mut into.columns) {
+            match &self.kernel {
+                Kernel::U8(kernel) => kernel.append(&self.plan, *slot, column.kind, count, out),
+                Kernel::U16(kernel) => kernel.append(&self.plan, *slot, column.kind, count, out),
+                Kernel::U32(kernel) => kernel.append(&self.plan, *slot, column.kind, count, out),
+                Kernel::F32(kernel) => kernel.append(&self.plan, *slot, count, out),
+            }
+        }
+        if let Some(separate) = separate {
+            let merged = self.partial.merge(&separate);
+            debug_assert_eq!(merged, Ok(()), "both are of this plan");
+        }
+    }
+
+    /// Hands over the values of all frames reduced since the last call.
+    pub fn take(&mut self) -> Partial {
+        std::mem::replace(&mut self.partial, Partial::new(&self.plan))
+    }
+
+    /// Hands over the patterns of all frames reduced since the last call.
+    pub fn take_patterns(&mut self) -> Patterns {
+        let mut patterns = Patterns::new(&self.plan);
+        self.swap_patterns(&mut patterns);
+        patterns
+    }
+
+    /// As [`Self::take_patterns`], into patterns whose memory is used again; what they held is dropped.
+    ///
+    /// # Panics
+    /// When `patterns` are those of another plan.
+    pub fn swap_patterns(&mut self, patterns: &mut Patterns) {
+        assert!(patterns.is_like(&self.patterns), "patterns of another plan");
+        match &mut self.kernel {
+            Kernel::U8(kernel) => kernel.flush(&mut self.patterns),
+            Kernel::U16(kernel) => kernel.flush(&mut self.patterns),
+            Kernel::U32(kernel) => kernel.flush(&mut self.patterns),
+            Kernel::F32(_) => {}
+        }
+        patterns.clear();
+        std::mem::swap(patterns, &mut self.patterns);
+    }
+
+    /// Frames in the patterns that have not been handed over.
+    pub fn pattern_frame_count(&self) -> u64 {
+        self.patterns.frame_count
+    }
+}

@@ -1,0 +1,88 @@
+//! Segments: rows of a tile cut where any binary mask begins or ends, so that every pixel is added up once however many
+//! masks hold it.
+
+use std::collections::HashMap;
+
+use super::mask::Mask;
+use crate::Region;
+
+/// A run of pixels of one row that belongs to the same set of masks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Segment {
+    /// First column, relative to the tile.
+    pub(super) x0: u32,
+    /// Column after the last.
+    pub(super) x1: u32,
+    /// Where its masks are listed.
+    members: (u32, u32),
+}
+
+/// All segments of a tile, row by row.
+#[derive(Debug, Clone)]
+pub(super) struct Segments {
+    starts: Vec<usize>,
+    segments: Vec<Segment>,
+    members: Vec<u32>,
+}
+
+impl Segments {
+    /// Segments of binary masks that are cropped to `region`; where `whole` is given, that slot gets every pixel. Slot
+    /// `i` is `masks[i]`.
+    pub(super) fn new(masks: &[Mask], region: Region, whole: Option<u32>) -> Self {
+        let mut made = Self { starts: vec![0], segments: Vec::new(), members: Vec::new() };
+        let mut sets: HashMap<Vec<u32>, (u32, u32)> = HashMap::new();
+        let mut edges: Vec<(u32, u32)> = Vec::new();
+        let mut inside = vec![false; masks.len()];
+        for y in 0..region.height {
+            edges.clear();
+            for (slot, mask) in masks.iter().enumerate() {
+                edges.extend(mask.runs(y).iter().flat_map(|&(x0, x1)| [(x0, slot as u32), (x1, slot as u32)]));
+            }
+            edges.sort_unstable();
+            let mut from = 0;
+            for &(x, slot) in &edges {
+                made.push((from, x), &inside, whole, &mut sets);
+                from = x;
+                inside[slot as usize] ^= true;
+            }
+            made.push((from, region.width), &inside, whole, &mut sets);
+            made.starts.push(made.segments.len());
+        }
+        made
+    }
+
+    fn push(
+        &mut self,
+        (x0, x1): (u32, u32),
+        inside: &[bool],
+        whole: Option<u32>,
+        sets: &mut HashMap<Vec<u32>, (u32, u32)>,
+    ) {
+        if x0 == x1 {
+            return;
+        }
+        let mut set: Vec<u32> = (0..inside.len() as u32).filter(|&slot| inside[slot as usize]).collect();
+        set.extend(whole);
+        if set.is_empty() {
+            return;
+        }
+        let members = *sets.entry(set).or_insert_with_key(|set| {
+            let start = self.members.len() as u32;
+            self.members.extend(set);
+            (start, self.members.len() as u32)
+        });
+        self.segments.push(Segment { x0, x1, members });
+    }
+
+    /// Segments of row `y` of the tile, left to right.
+    #[inline(always)]
+    pub(super) fn row(&self, y: usize) -> &[Segment] {
+        &self.segments[self.starts[y]..self.starts[y + 1]]
+    }
+
+    /// Slots that get the sum of a segment.
+    #[inline(always)]
+    pub(super) fn members(&self, segment: &Segment) -> &[u32] {
+        &self.members[segment.members.0 as usize..segment.members.1 as usize]
+    }
+}

@@ -1,0 +1,8 @@
+//! Tests of the crate through its public face.
+
+mod golden;
+mod masks;
+mod model;
+mod reductions;
+mod run;
+mod zip;

@@ -1,0 +1,271 @@
+//! The fast path against a slow, obvious model, over random shapes, tilings, orders, gaps and pixel types.
+
+use proptest::prelude::*;
+use ronchi_pipeline::reduce::{LiveImages, Reduction, VirtualDetector};
+use ronchi_pipeline::{ByteOrder, FrameFlag, NavShape, PixelKind, PixelType, Region, Scan, ScanOrder, SigShape};
+
+use crate::run::{Data, Piece, run, run_whole, values};
+
+/// Small random numbers from a seed.
+struct Dice(u64);
+
+impl Dice {
+    fn roll(&mut self, sides: u64) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        (z ^ (z >> 31)) % sides
+    }
+
+    fn pixel(&mut self, kind: PixelKind) -> f64 {
+        let extreme = self.roll(4) == 0;
+        match kind {
+            PixelKind::U8 => (if extreme { 255 } else { self.roll(256) }) as f64,
+            PixelKind::U16 => (if extreme { 65535 } else { self.roll(65536) }) as f64,
+            PixelKind::U32 => (if extreme { u64::from(u32::MAX) } else { self.roll(1 << 32) }) as f64,
+            PixelKind::F32 if extreme => f64::from((self.roll(2000) as f32 - 1000.0) * 1e20),
+            PixelKind::F32 => f64::from((self.roll(2000) as f32 - 900.0) * 0.37),
+        }
+    }
+}
+
+/// A random experiment.
+struct Case {
+    data: Data,
+    scan: Option<Scan>,
+    regions: Vec<Region>,
+    work: Vec<Piece>,
+    /// `[link][frame]`
+    present: Vec<Vec<bool>>,
+    masks: Vec<Vec<f64>>,
+}
+
+fn kinds() -> impl Strategy<Value = PixelType> {
+    let kinds = [PixelKind::U8, PixelKind::U16, PixelKind::U32, PixelKind::F32];
+    let orders = [ByteOrder::Little, ByteOrder::Big];
+    (prop::sample::select(kinds.to_vec()), prop::sample::select(orders.to_vec()))
+        .prop_map(|(kind, order)| PixelType::new(kind, order))
+}
+
+impl Case {
+    fn new(pixel: PixelType, seed: u64) -> Self {
+        let mut dice = Dice(seed);
+        let detector = SigShape { height: 1 + dice.roll(9) as u32, width: 1 + dice.roll(40) as u32 };
+        let nav = NavShape { height: 1 + dice.roll(4) as u32, width: 1 + dice.roll(4) as u32 };
+        let scan = (dice.roll(3) > 0).then(|| Scan {
+            shape: nav,
+            order: if dice.roll(2) == 0 { ScanOrder::Raster } else { ScanOrder::Serpentine },
+            flyback: dice.roll(3) as u32,
+            sync_offset: dice.roll(5) as i64 - 2,
+        });
+        let frame_count = dice.roll(24) as usize;
+        let pixels = detector.pixel_count() as usize;
+        let frame = |dice: &mut Dice| (0..pixels).map(|_| dice.pixel(pixel.kind)).collect();
+        let frames = (0..frame_count).map(|_| frame(&mut dice)).collect();
+        let rows = cuts(&mut dice, detector.height);
+        let columns = cuts(&mut dice, detector.width);
+        let regions: Vec<Region> = rows
+            .windows(2)
+            .flat_map(|y| columns.windows(2).map(move |x| (y[0], y[1], x[0], x[1])))
+            .map(|(y0, y1, x0, x1)| Region { y: y0, x: x0, height: y1 - y0, width: x1 - x0 })
+            .collect();
+        let present: Vec<Vec<bool>> =
+            regions.iter().map(|_| (0..frame_count).map(|_| dice.roll(10) > 0).collect()).collect();
+        let work = pieces(&mut dice, &present);
+        let masks = (0..1 + dice.roll(4)).map(|_| mask(&mut dice, pixels)).collect();
+        Self { data: Data { detector, pixel, frames }, scan, regions, work, present, masks }
+    }
+
+    fn reductions(&self) -> Vec<Reduction> {
+        let SigShape { height, width } = self.data.detector;
+        let image = |weights: &Vec<f64>| VirtualDetector::Image { height, width, weights: weights.clone() };
+        let masks = self.masks.iter().enumerate();
+        masks
+            .map(|(i, weights)| Reduction::Virtual { name: format!("m{i}"), detector: image(weights) })
+            .chain([Reduction::Total, Reduction::CentreOfMass, Reduction::Sum, Reduction::Max])
+            .collect()
+    }
+
+    /// Frame shown at a place, if all its tiles are there.
+    fn frame_at(&self, index: usize) -> Option<usize> {
+        let shown = |&frame: &usize| match self.scan {
+            None => frame == index,
+            Some(scan) => scan
+                .position(frame as u64)
+                .is_some_and(|position| position.y as usize * scan.shape.width as usize + position.x as usize == index),
+        };
+        let frame = (0..self.data.frames.len()).find(shown)?;
+        self.present.iter().all(|link| link[frame]).then_some(frame)
+    }
+
+    fn place_count(&self) -> usize {
+        self.scan.map_or(self.data.frames.len(), |scan| scan.shape.position_count() as usize)
+    }
+}
+
+/// Ascending borders from 0 to `end`.
+fn cuts(dice: &mut Dice, end: u32) -> Vec<u32> {
+    let mut cuts = vec![0, end];
+    cuts.extend((0..dice.roll(3)).map(|_| dice.roll(u64::from(end)) as u32));
+    cuts.sort_unstable();
+    cuts.dedup();
+    cuts
+}
+
+/// Every frame of every link once, in pieces of random length and random order.
+fn pieces(dice: &mut Dice, present: &[Vec<bool>]) -> Vec<Piece> {
+    let mut work = Vec::new();
+    for (link, present) in present.iter().enumerate() {
+        let mut first = 0;
+        while first < present.len() {
+            let count = (1 + dice.roll(6) as usize).min(present.len() - first);
+            let flag = |&present: &bool| if present { FrameFlag::Ok } else { FrameFlag::Missing };
+            let flags = present[first..first + count].iter().map(flag).collect();
+            work.push(Piece { link, reducer: dice.roll(2) as usize, first, flags });
+            first += count;
+        }
+    }
+    for i in (1..work.len()).rev() {
+        work.swap(i, dice.roll(i as u64 + 1) as usize);
+    }
+    work
+}
+
+fn mask(dice: &mut Dice, pixels: usize) -> Vec<f64> {
+    let real = dice.roll(2) == 0;
+    let mut mask: Vec<f64> = (0..pixels)
+        .map(|_| match (dice.roll(3) > 0, real) {
+            (false, _) => 0.0,
+            (true, false) => 1.0,
+            (true, true) => (dice.roll(2001) as f64 - 1000.0) / 3.0 * 2.0_f64.powi(dice.roll(40) as i32 - 20),
+        })
+        .collect();
+    mask[dice.roll(pixels as u64) as usize] = 1.0;
+    mask
+}
+
+/// Sum and sum of magnitudes, in f64.
+fn dot(weights: impl Iterator<Item = f64>, frame: &[f64]) -> (f64, f64) {
+    weights
+        .zip(frame)
+        .filter(|(w, _)| *w != 0.0)
+        .fold((0.0, 0.0), |(sum, size), (w, &v)| (sum + w * v, size + (w * v).abs()))
+}
+
+/// Exact for integers of any size, to 1e-12 of the magnitudes otherwise.
+fn close(got: f64, (expected, size): (f64, f64)) -> bool {
+    (got - expected).abs() <= 1e-12 * size
+}
+
+fn check_values(case: &Case, images: &LiveImages) {
+    let width = case.data.detector.width as usize;
+    for index in 0..case.place_count() {
+        let frame = case.frame_at(index).map(|frame| &case.data.frames[frame]);
+        for (m, weights) in case.masks.iter().enumerate() {
+            let got = values(images, &format!("m{m}"))[index];
+            match frame {
+                Some(frame) => assert!(close(got, dot(weights.iter().copied(), frame)), "{got} at {index}"),
+                None => assert!(got.is_nan()),
+            }
+        }
+        let com = &values(images, "com")[2 * index..2 * index + 2];
+        let total = values(images, "total")[index];
+        let Some(frame) = frame else {
+            assert!(com[0].is_nan() && com[1].is_nan() && total.is_nan());
+            continue;
+        };
+        let pixels = 0..frame.len();
+        let sum = dot(pixels.clone().map(|_| 1.0), frame);
+        assert!(close(total, sum), "{total} is not {sum:?}");
+        assert!(total > 0.0 || com[0].is_nan() && com[1].is_nan());
+        // Where positive and negative pixels cancel, the quotient of the model is no better than the numbers in it.
+        if sum.0 > 1e-3 * sum.1 {
+            let y = dot(pixels.clone().map(|p| (p / width) as f64), frame);
+            let x = dot(pixels.map(|p| (p % width) as f64), frame);
+            assert!((com[0] - y.0 / sum.0).abs() <= 1e-9 * (1.0 + y.1 / sum.0), "{com:?}");
+            assert!((com[1] - x.0 / sum.0).abs() <= 1e-9 * (1.0 + x.1 / sum.0), "{com:?}");
+        }
+    }
+}
+
+fn check_patterns(case: &Case, images: &LiveImages) {
+    let width = case.data.detector.width as usize;
+    let (sum, max) = (values(images, "sum"), values(images, "max"));
+    for (link, region) in case.regions.iter().enumerate() {
+        let wanted = |&frame: &usize| {
+            case.present[link][frame] && case.scan.is_none_or(|scan| scan.position(frame as u64).is_some())
+        };
+        let frames: Vec<usize> = (0..case.data.frames.len()).filter(wanted).collect();
+        for y in region.y..region.y + region.height {
+            for x in region.x..region.x + region.width {
+                let pixel = y as usize * width + x as usize;
+                let column: Vec<f64> = frames.iter().map(|&frame| case.data.frames[frame][pixel]).collect();
+                if column.is_empty() {
+                    assert!(sum[pixel].is_nan() && max[pixel].is_nan());
+                    continue;
+                }
+                assert!(close(sum[pixel], dot(column.iter().map(|_| 1.0), &column)));
+                assert_eq!(max[pixel], column.iter().copied().fold(f64::NEG_INFINITY, f64::max));
+            }
+        }
+    }
+}
+
+/// Stored integers against u128.
+fn check_stored(case: &Case, images: &LiveImages) {
+    if !case.data.pixel.is_integer() {
+        return;
+    }
+    let stored = images.image("total").expect("total").stored();
+    assert_eq!((stored.numpy, stored.zarr), ("<u8", "uint64"));
+    for (index, bytes) in stored.bytes.as_chunks::<8>().0.iter().enumerate() {
+        let frame = case.frame_at(index).map(|frame| &case.data.frames[frame]);
+        let exact: u128 = frame.map_or(0, |frame| frame.iter().map(|&pixel| pixel as u128).sum());
+        assert_eq!(u128::from(u64::from_le_bytes(*bytes)), exact);
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(400))]
+
+    /// Any experiment gives what the model says, and bit for bit what one reducer gives that sees whole frames in order.
+    #[test]
+    fn like_the_model(pixel in kinds(), seed in any::<u64>()) {
+        let case = Case::new(pixel, seed);
+        let images = run(&case.data, &case.reductions(), case.scan, &case.regions, &case.work);
+        check_values(&case, &images);
+        check_patterns(&case, &images);
+        check_stored(&case, &images);
+        let valid: Vec<u8> = (0..case.place_count()).map(|index| u8::from(case.frame_at(index).is_some())).collect();
+        prop_assert_eq!(images.complete_count(), valid.iter().map(|&v| u64::from(v)).sum::<u64>());
+        prop_assert_eq!(images.valid(), valid);
+    }
+
+    /// With nothing missing, tiles, order and threads leave no trace: files are equal byte for byte.
+    #[test]
+    fn independent_of_tiling_and_order(pixel in kinds(), seed in any::<u64>()) {
+        let mut case = Case::new(pixel, seed);
+        case.work.iter_mut().for_each(|piece| piece.flags.fill(FrameFlag::Ok));
+        let tiled = run(&case.data, &case.reductions(), case.scan, &case.regions, &case.work);
+        let whole = run_whole(&case.data, &case.reductions(), case.scan);
+        for (tiled, whole) in tiled.images().zip(whole.images()) {
+            prop_assert_eq!(tiled.stored(), whole.stored(), "{}", tiled.name());
+            prop_assert_eq!(tiled.shape(), whole.shape());
+        }
+    }
+
+    /// What is listed as not reduced is exactly what is missing on that link and has a place.
+    #[test]
+    fn lists_what_is_missing(pixel in kinds(), seed in any::<u64>()) {
+        let case = Case::new(pixel, seed);
+        let images = run(&case.data, &case.reductions(), case.scan, &case.regions, &case.work);
+        for (link, present) in case.present.iter().enumerate() {
+            let frames = 0..case.data.frames.len() as u64;
+            let listed: Vec<u64> = images.not_reduced(link as u32, frames.clone()).into_iter().flatten().collect();
+            let has_place = |frame: u64| case.scan.is_none_or(|scan| scan.position(frame).is_some());
+            let open: Vec<u64> = frames.filter(|&frame| !present[frame as usize] && has_place(frame)).collect();
+            prop_assert_eq!(&listed, &open);
+        }
+    }
+}

@@ -1,0 +1,265 @@
+//! Behaviour of partials and live images that users and publishers rely on.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use proptest::prelude::*;
+use ronchi_pipeline::reduce::{
+    Frames, LINE_FRAMES_MAX, LiveImages, MergeCounts, MergeError, Partial, PlanError, ReducePlan, Reducer, Reduction,
+    VirtualDetector,
+};
+use ronchi_pipeline::{
+    Announcement, BlockMut, ByteOrder, Layout, NavShape, PixelKind, PixelType, Pool, Region, Scan, Series, SigShape,
+};
+
+use crate::run::{Data, Piece, run, run_whole, values};
+
+const U16: PixelType = PixelType { kind: PixelKind::U16, order: ByteOrder::Big };
+const SMALL: SigShape = SigShape { height: 2, width: 3 };
+const ALL: [Reduction; 4] = [Reduction::Total, Reduction::CentreOfMass, Reduction::Sum, Reduction::Max];
+
+fn disk(name: &str, radius: f64) -> Reduction {
+    Reduction::Virtual { name: name.into(), detector: VirtualDetector::Disk { cy: 1.0, cx: 2.0, radius } }
+}
+
+/// The worked example of `docs/reductions.md`.
+fn worked_example(kind: PixelKind) -> Data {
+    let frame = |rows: [[u8; 4]; 3]| rows.concat().into_iter().map(f64::from).collect();
+    let frames = vec![
+        frame([[0, 1, 0, 0], [0, 5, 2, 0], [0, 0, 0, 0]]),
+        frame([[0, 0, 0, 0], [0, 2, 6, 1], [0, 0, 1, 0]]),
+        frame([[0; 4]; 3]),
+        frame([[1, 0, 0, 0], [0, 4, 0, 0], [0, 3, 0, 8]]),
+    ];
+    Data { detector: SigShape { height: 3, width: 4 }, pixel: PixelType::new(kind, ByteOrder::Little), frames }
+}
+
+/// Disk, ring, total, centre of mass, sum and maximum of four small frames, whole and split at column 2.
+#[test]
+fn the_worked_example() {
+    let mut reductions = ALL.to_vec();
+    let ring = VirtualDetector::Ring { cy: 1.0, cx: 2.0, inner: 1.0, outer: 2.5 };
+    reductions.extend([disk("disk", 1.0), Reduction::Virtual { name: "ring".into(), detector: ring }]);
+    let scan = Some(Scan::raster(NavShape { height: 2, width: 2 }));
+    for kind in [PixelKind::U8, PixelKind::U16, PixelKind::U32, PixelKind::F32] {
+        let data = worked_example(kind);
+        let halves = [0, 2].map(|x| Region { y: 0, x, height: 3, width: 2 });
+        let flags = vec![ronchi_pipeline::FrameFlag::Ok; 4];
+        let work = [0, 1].map(|link| Piece { link, reducer: 0, first: 0, flags: flags.clone() });
+        for images in [run_whole(&data, &reductions, scan), run(&data, &reductions, scan, &halves, &work)] {
+            assert_eq!(values(&images, "disk"), [7.0, 10.0, 0.0, 4.0]);
+            assert_eq!(values(&images, "ring"), [1.0, 0.0, 0.0, 12.0]);
+            assert_eq!(values(&images, "total"), [8.0, 10.0, 0.0, 16.0]);
+            assert_eq!(values(&images, "sum"), [1.0, 1.0, 0.0, 0.0, 0.0, 11.0, 8.0, 1.0, 0.0, 3.0, 1.0, 8.0]);
+            assert_eq!(values(&images, "max"), [1.0, 1.0, 0.0, 0.0, 0.0, 5.0, 6.0, 1.0, 0.0, 3.0, 1.0, 8.0]);
+            let com = values(&images, "com");
+            assert_eq!([&com[..4], &com[6..]].concat(), [0.875, 1.25, 1.1, 1.9, 1.625, 1.9375]);
+            assert!(com[4].is_nan() && com[5].is_nan(), "a frame without counts has no centre");
+        }
+    }
+}
+
+fn reducer(reductions: &[Reduction]) -> Reducer {
+    let plan = ReducePlan::compile(reductions, SMALL, SMALL.region(), U16).expect("valid");
+    Reducer::new(Arc::new(plan))
+}
+
+fn partial(frames: &[u64]) -> Partial {
+    let mut reducer = reducer(&[Reduction::Total, Reduction::CentreOfMass, disk("bf", 0.5)]);
+    for &frame in frames {
+        let bytes: Vec<u8> = (0..12).map(|i| (frame * 31 + i * 7) as u8).collect();
+        reducer.reduce(&Frames::new(frame, &bytes, U16, SMALL.region()).expect("one frame"));
+    }
+    reducer.take()
+}
+
+fn merged(parts: &[&Partial]) -> Partial {
+    let mut all = partial(&[]);
+    parts.iter().for_each(|part| all.merge(part).expect("same plan"));
+    all
+}
+
+proptest! {
+    /// Merging partials: identity, order, grouping, repetition.
+    #[test]
+    fn partials_merge_like_sets(frames in prop::collection::vec(0_u64..30, 0..20), cuts in (0_usize..20, 0_usize..20)) {
+        let (a, b) = (cuts.0.min(frames.len()), cuts.1.min(frames.len()));
+        let (a, b) = (a.min(b), a.max(b));
+        let parts = [&frames[..a], &frames[a..b], &frames[b..]].map(partial);
+        let [x, y, z] = [&parts[0], &parts[1], &parts[2]];
+        let all = merged(&[x, y, z]);
+        prop_assert_eq!(&merged(&[&merged(&[z, y]), x]), &all);
+        prop_assert_eq!(&merged(&[&all, y, &partial(&[])]), &all);
+        prop_assert!(all.frames().windows(2).all(|pair| pair[0] < pair[1]));
+    }
+}
+
+/// Partials of other tiles or other reductions are refused.
+#[test]
+fn partials_of_other_plans_do_not_merge() {
+    let mut total = Partial::new(reducer(&[Reduction::Total]).plan());
+    assert_eq!(total.merge(&partial(&[1])), Err(MergeError::Reductions));
+    let region = Region { y: 0, x: 0, height: 1, width: 3 };
+    let tile = ReducePlan::compile(&[Reduction::Total], SMALL, region, U16).expect("valid");
+    assert!(matches!(total.merge(&Partial::new(&tile)), Err(MergeError::Region { .. })));
+}
+
+fn line(frame_count: Option<u64>) -> LiveImages {
+    LiveImages::new(&ALL, None, frame_count, SMALL, U16, &[SMALL.region()]).expect("valid")
+}
+
+fn reduced(frames: &[u64]) -> Partial {
+    let mut reducer = reducer(&ALL);
+    for &frame in frames {
+        reducer.reduce(&Frames::new(frame, &[0, 1].repeat(6), U16, SMALL.region()).expect("one frame"));
+    }
+    reducer.take()
+}
+
+/// Without a scan results are a line that grows with the frames, up to a limit; with a known count it is that long.
+#[test]
+fn a_line_grows_and_is_bounded() {
+    let mut images = line(None);
+    assert_eq!(images.image("total").expect("total").shape(), [0]);
+    images.merge(0, &reduced(&[2]));
+    assert_eq!(images.image("com").expect("com").shape(), [3, 2]);
+    assert_eq!(images.image("com").expect("com").axes(), ["frame", "component"]);
+    let total = values(&images, "total");
+    assert!(total[0].is_nan() && total[1].is_nan() && total[2] == 6.0);
+    images.merge(0, &reduced(&[2, LINE_FRAMES_MAX, u64::MAX]));
+    assert_eq!(images.merged(), MergeCounts { taken: 1, duplicate: 1, beyond: 2 });
+    assert_eq!(images.scan_shape(), [3]);
+    assert_eq!(images.not_reduced(0, 0..5), [0..2, 3..5]);
+
+    let known = line(Some(5));
+    assert_eq!(known.image("total").expect("total").shape(), [5]);
+    assert_eq!(known.image("total").expect("total").stored().bytes, [0; 40]);
+    assert_eq!(known.valid(), [0; 5]);
+    assert_eq!(line(Some(u64::MAX)).scan_shape(), [LINE_FRAMES_MAX as usize]);
+}
+
+/// A publisher that asks for rows changed since its last version gets all of them and no others.
+#[test]
+fn rows_that_changed() {
+    let scan = Scan::raster(NavShape { height: 4, width: 3 });
+    let mut images = LiveImages::new(&ALL, Some(scan), None, SMALL, U16, &[SMALL.region()]).expect("valid");
+    let changed = |images: &LiveImages, name: &str, since| -> Vec<usize> {
+        images.image(name).expect("name").rows_changed_since(since).into_iter().flatten().collect()
+    };
+    assert!(changed(&images, "total", 0).is_empty());
+    images.merge(0, &reduced(&[1, 10]));
+    let first = images.image("total").expect("total").version();
+    assert_eq!(changed(&images, "total", 0), [0, 3]);
+    images.merge(0, &reduced(&[4, 7]));
+    assert_eq!(changed(&images, "com", first), [1, 2]);
+    assert_eq!(changed(&images, "com", 0), [0, 1, 2, 3]);
+    assert_eq!(changed(&images, "com", images.version()), [0; 0]);
+    assert!(changed(&images, "sum", 0).is_empty());
+    let mut reducer = reducer(&ALL);
+    reducer.reduce(&Frames::new(5, &[0; 12], U16, SMALL.region()).expect("one frame"));
+    images.merge_patterns(0, &reducer.take_patterns());
+    assert_eq!(changed(&images, "sum", 0), [0, 1]);
+    assert_eq!(images.frames_reduced(0), 4);
+    // Merging the same again changes nothing.
+    let before = images.version();
+    images.merge(0, &reduced(&[4, 7]));
+    assert!(changed(&images, "total", before).is_empty());
+}
+
+/// Links of the same region share its frames; other regions must not overlap, and must fit.
+#[test]
+fn links_and_regions() {
+    let images = |regions: &[Region]| LiveImages::new(&ALL, None, None, SMALL, U16, regions);
+    let region = |y, height| Region { y, x: 0, height, width: 3 };
+    let mut shared = images(&[SMALL.region(), SMALL.region()]).expect("shares");
+    shared.merge(0, &reduced(&[0]));
+    shared.merge(1, &reduced(&[1]));
+    assert_eq!((shared.complete_count(), shared.frames_reduced(0)), (2, 2));
+    assert!(matches!(images(&[region(0, 2), region(1, 1)]), Err(PlanError::Overlap { .. })));
+    assert!(matches!(images(&[region(1, 2)]), Err(PlanError::Region { .. })));
+    assert!(matches!(images(&[]), Err(PlanError::NoRegion)));
+    let scan = Scan::raster(NavShape { height: u32::MAX, width: u32::MAX });
+    let huge = LiveImages::new(&ALL, Some(scan), None, SMALL, U16, &[SMALL.region()]);
+    assert!(matches!(huge, Err(PlanError::ScanTooLarge { .. })));
+}
+
+/// Largest u32 pixels everywhere on a wide detector: nothing overflows, moments included.
+#[test]
+fn largest_pixels() {
+    let detector = SigShape { height: 4, width: 65_536 };
+    let pixel = PixelType::new(PixelKind::U32, ByteOrder::Little);
+    let plan = ReducePlan::compile(&ALL, detector, detector.region(), pixel).expect("valid");
+    let mut reducer = Reducer::new(Arc::new(plan));
+    let bytes = vec![0xff; detector.pixel_count() as usize * 4];
+    reducer.reduce(&Frames::new(0, &bytes, pixel, detector.region()).expect("one frame"));
+    let mut images = LiveImages::new(&ALL, None, Some(1), detector, pixel, &[detector.region()]).expect("valid");
+    images.merge(0, &reducer.take());
+    assert_eq!(values(&images, "total"), [f64::from(u32::MAX) * 262_144.0]);
+    assert_eq!(values(&images, "com"), [1.5, 32_767.5]);
+}
+
+/// Many full u16 frames of few pixels in one call: the 32-bit sums over frames are flushed in time.
+#[test]
+fn many_frames() {
+    let detector = SigShape { height: 1, width: 2 };
+    let plan = ReducePlan::compile(&[Reduction::Sum], detector, detector.region(), U16).expect("valid");
+    let mut reducer = Reducer::new(Arc::new(plan));
+    let bytes = vec![0xff; 4 * 150_000];
+    let frames = Frames::new(0, &bytes, U16, detector.region()).expect("frames");
+    reducer.reduce(&frames);
+    reducer.reduce(&frames);
+    let mut images =
+        LiveImages::new(&[Reduction::Sum], None, None, detector, U16, &[detector.region()]).expect("valid");
+    images.merge_patterns(0, &reducer.take_patterns());
+    assert_eq!(values(&images, "sum"), [300_000.0 * 65_535.0; 2]);
+    assert_eq!(reducer.pattern_frame_count(), 0);
+}
+
+/// NaN pixels make the sums they belong to NaN, are ignored by the maximum, and leave other masks alone.
+#[test]
+fn nan_pixels() {
+    let pixel = PixelType::new(PixelKind::F32, ByteOrder::Little);
+    let frames = vec![vec![f64::NAN, 1.0, 2.0, 3.0, 4.0, -5.0], vec![7.0, f64::INFINITY, 0.0, 0.0, 0.0, 0.0]];
+    let data = Data { detector: SMALL, pixel, frames };
+    let mut reductions = ALL.to_vec();
+    let corner = VirtualDetector::Rectangle { y0: 1, x0: 0, y1: 2, x1: 3 };
+    reductions.push(Reduction::Virtual { name: "corner".into(), detector: corner });
+    let images = run_whole(&data, &reductions, None);
+    let total = values(&images, "total");
+    assert!(total[0].is_nan() && total[1] == f64::INFINITY);
+    assert_eq!(values(&images, "corner"), [2.0, 0.0]);
+    assert!(values(&images, "com").iter().all(|value| value.is_nan()));
+    assert_eq!(values(&images, "max"), [7.0, f64::INFINITY, 2.0, 3.0, 4.0, 0.0]);
+    let sum = values(&images, "sum");
+    assert!(sum[0].is_nan() && sum[1] == f64::INFINITY && sum[2..] == [2.0, 3.0, 4.0, -5.0]);
+}
+
+/// A live block gives what the same bytes give from elsewhere; frames missing inside it are skipped.
+#[test]
+fn frames_of_a_block() {
+    let announced = Announcement {
+        series_id: "test".into(),
+        frame_count: None,
+        scan: None,
+        detector: SMALL,
+        region: SMALL.region(),
+        pixel: U16,
+        vendor_header: String::new(),
+    };
+    let layout = Layout { frame_bytes: 12, frames_per_chunk: 4, chunks_per_segment: 8 };
+    let (name, acquisition) = ("test".into(), [1; 16]);
+    let series = Series { acquisition, name, link: 0, link_count: 1, announced, scan: None, layout };
+    let pool = Pool::new(1, 4096 + 48).expect("pool");
+    let mut block = BlockMut::new(pool.take(Duration::ZERO).expect("slot"), Arc::new(series), 4);
+    for position in [0, 2] {
+        block.frame_mut(position).fill(position as u8 + 1);
+        block.commit(position, 0, 0);
+    }
+    let block = block.seal().expect("two frames");
+    let mut reducer = reducer(&ALL);
+    assert_eq!(reducer.reduce(&Frames::of_block(&block)), 2);
+    assert_eq!(reducer.take().frames(), [4, 6]);
+    assert_eq!(reducer.take_patterns().frame_count(), 2);
+    drop(block);
+    assert_eq!(pool.free_count(), pool.slot_count());
+}
