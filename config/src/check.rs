@@ -1,0 +1,190 @@
+//! What must hold between the parts of a plan, whether it came from a file or from the command line.
+
+use std::net::SocketAddr;
+
+use ronchi_pipeline::Region;
+use ronchi_pipeline::reduce::Reduction;
+
+use crate::limits::{LIMITS, VIRTUAL_MAX};
+use crate::plan::{LinkPlan, Plan, SourcePlan};
+use crate::problem::{Problem, Problems};
+use crate::value::{check_name, check_result_name, check_virtual, parse_live_endpoint};
+
+/// Most links of one receiver: each has a thread of its own.
+const LINKS_MAX: usize = 64;
+/// Largest pool, in bytes.
+const POOL_BYTES_MAX: u64 = 1 << 38;
+
+/// A key and what is wrong with it.
+type Finding = (String, String);
+
+impl Plan {
+    /// Checks a plan that was put together by hand, with the rules that also hold for files.
+    pub fn check(&self) -> Result<(), Problems> {
+        let mut found = self.findings();
+        found.extend(check_name(&self.data.name).err().map(|e| ("data.name".to_owned(), e.expected)));
+        self.check_reductions(&mut found);
+        for limit in LIMITS.iter().filter(|limit| !limit.range().contains(&(limit.read)(&self.limits))) {
+            let range = limit.range();
+            let message = format!("expected {} to {}, got {}", range.start(), range.end(), (limit.read)(&self.limits));
+            found.push((format!("limits.{}", limit.key), message));
+        }
+        let problem = |(key, message)| Problem { file: String::new(), line: 0, key, value: None, message };
+        if found.is_empty() { Ok(()) } else { Err(Problems(found.into_iter().map(problem).collect())) }
+    }
+
+    /// What is wrong between the parts of this plan that are not tied to one place of a file.
+    pub(crate) fn findings(&self) -> Vec<Finding> {
+        let mut found = Vec::new();
+        self.check_links(&mut found);
+        self.check_regions(&mut found);
+        self.check_live(&mut found);
+        let pool_bytes = self.limits.pool_bytes(self.links.len() as u32);
+        if pool_bytes > POOL_BYTES_MAX {
+            let message = format!(
+                "the pool would take {} GiB, at most {} GiB are allowed: lower block_mib or the queues",
+                pool_bytes >> 30,
+                POOL_BYTES_MAX >> 30
+            );
+            found.push(("limits".to_owned(), message));
+        }
+        found
+    }
+
+    fn check_links(&self, found: &mut Vec<Finding>) {
+        if self.links.is_empty() {
+            let message = "missing; expected at least one [[link]] with the address of a detector";
+            found.push(("link".to_owned(), message.to_owned()));
+        }
+        if self.links.len() > LINKS_MAX {
+            found.push(("link".to_owned(), format!("{} links, at most {LINKS_MAX} are allowed", self.links.len())));
+        }
+        // Links beyond the limit are not compared with each other: there may be any number of them.
+        for (i, link) in self.links.iter().enumerate().take(LINKS_MAX) {
+            let twin = self.links[..i].iter().position(|other| is_same_peer(&other.source, &link.source));
+            if let Some(twin) = twin {
+                found.push((format!("link[{i}].source"), format!("the same address as link[{twin}]")));
+            }
+        }
+    }
+
+    fn check_regions(&self, found: &mut Vec<Finding>) {
+        let is_tiled = self.links.len() > 1;
+        if is_tiled && self.detector.is_none() {
+            let message = "missing; several links need the shape of the whole detector";
+            found.push(("detector.shape".to_owned(), message.to_owned()));
+        }
+        for (i, link) in self.links.iter().enumerate().take(LINKS_MAX) {
+            let key = format!("link[{i}].region");
+            match link.region {
+                None if is_tiled => {
+                    found.push((key, "missing; with several links each needs [y, x, height, width]".to_owned()));
+                }
+                None => {}
+                Some(region) => {
+                    found.extend(self.region_finding(region, &self.links[..i]).map(|message| (key, message)));
+                }
+            }
+        }
+    }
+
+    fn region_finding(&self, region: Region, earlier: &[LinkPlan]) -> Option<String> {
+        if region.height == 0 || region.width == 0 {
+            return Some("the region is empty; height and width must be 1 or more".to_owned());
+        }
+        if let Some(shape) = self.detector.filter(|&shape| !region.fits(shape)) {
+            return Some(format!("reaches outside the detector of {} x {}", shape.height, shape.width));
+        }
+        if region.pixel_count() > self.limits.block_bytes {
+            return Some(format!(
+                "a frame of {} pixels does not fit into a block; raise limits.block_mib",
+                region.pixel_count()
+            ));
+        }
+        let twin = earlier.iter().position(|link| link.region.is_some_and(|other| overlaps(region, other)));
+        twin.map(|twin| format!("overlaps the region of link[{twin}]; tiles must be disjoint"))
+    }
+
+    fn check_reductions(&self, found: &mut Vec<Finding>) {
+        let named = self.reductions.iter().filter_map(|reduction| match reduction {
+            Reduction::Virtual { name, detector } => Some((name, detector)),
+            _ => None,
+        });
+        let named: Vec<_> = named.collect();
+        if named.len() > VIRTUAL_MAX {
+            let message = format!("{} virtual detectors, at most {VIRTUAL_MAX} are allowed", named.len());
+            found.push(("virtual".to_owned(), message));
+        }
+        for (i, (name, detector)) in named.iter().enumerate() {
+            let key = |field| format!("virtual[{i}]{field}");
+            if let Some(twin) = named[..i].iter().position(|(other, _)| other.eq_ignore_ascii_case(name)) {
+                found.push((key(".name"), format!("the same name as virtual[{twin}]")));
+            }
+            found.extend(check_result_name(name).err().map(|message| (key(".name"), message)));
+            found.extend(check_virtual(detector, self.detector).err().map(|message| (key(""), message)));
+        }
+    }
+
+    fn check_live(&self, found: &mut Vec<Finding>) {
+        if let Some(http) = self.live.http.filter(|http| !http.ip().is_loopback()) {
+            found.push(("live.http".to_owned(), format!("{http} is not a loopback address")));
+        }
+        if let Some(zmq) = &self.live.zmq {
+            found.extend(parse_live_endpoint(zmq).err().map(|e| ("live.zmq".to_owned(), e.expected)));
+            if self.live.http.is_some_and(|http| http.port() > 0 && port(zmq) == Some(http.port())) {
+                found.push(("live.zmq".to_owned(), "uses the port of live.http".to_owned()));
+            }
+        }
+        for (i, link) in self.links.iter().enumerate() {
+            let SourcePlan::Tiles { endpoint, bind: true } = &link.source else { continue };
+            let taken = [self.live.http.as_ref().map(SocketAddr::port), self.live.zmq.as_deref().and_then(port)];
+            if port(endpoint).is_some_and(|p| taken.contains(&Some(p))) {
+                found.push((format!("link[{i}].source"), "listens on a port that [live] uses".to_owned()));
+            }
+        }
+    }
+}
+
+fn is_same_peer(a: &SourcePlan, b: &SourcePlan) -> bool {
+    match (a, b) {
+        (SourcePlan::Merlin { host, data_port, .. }, SourcePlan::Merlin { host: other, data_port: other_port, .. }) => {
+            !host.is_empty() && host.eq_ignore_ascii_case(other) && data_port == other_port
+        }
+        (SourcePlan::Tiles { endpoint, .. }, SourcePlan::Tiles { endpoint: other, .. }) => {
+            endpoint.eq_ignore_ascii_case(other)
+        }
+        _ => false,
+    }
+}
+
+fn overlaps(a: Region, b: Region) -> bool {
+    let meets = |first: u32, count: u32, other: u32, other_count: u32| {
+        u64::from(first) < u64::from(other) + u64::from(other_count)
+            && u64::from(other) < u64::from(first) + u64::from(count)
+    };
+    meets(a.y, a.height, b.y, b.height) && meets(a.x, a.width, b.x, b.width)
+}
+
+fn port(endpoint: &str) -> Option<u16> {
+    endpoint.strip_prefix("tcp://")?.rsplit_once(':')?.1.parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn region() -> impl Strategy<Value = Region> {
+        (0_u32..8, 0_u32..8, 1_u32..6, 1_u32..6).prop_map(|(y, x, height, width)| Region { y, x, height, width })
+    }
+
+    proptest! {
+        /// Two regions overlap exactly when they share a pixel.
+        #[test]
+        fn overlap_is_a_shared_pixel(a in region(), b in region()) {
+            let has = |r: Region, y, x| (r.y..r.y + r.height).contains(&y) && (r.x..r.x + r.width).contains(&x);
+            let shared = (0..16).any(|y| (0..16).any(|x| has(a, y, x) && has(b, y, x)));
+            prop_assert_eq!(overlaps(a, b), shared);
+        }
+    }
+}

@@ -1,0 +1,107 @@
+//! The plan in words: what a receiver prints at start, every limit as a number.
+
+use std::fmt::{self, Write};
+
+use ronchi_pipeline::Layout;
+use ronchi_pipeline::reduce::Reduction;
+
+use crate::plan::{LinkPlan, Plan, SourcePlan};
+use crate::problem::quoted;
+
+impl Plan {
+    /// Several lines of text, `name  value` each: data set, links, results, and every limit in force.
+    pub fn describe(&self) -> String {
+        let mut text = String::new();
+        let _ = self.write_description(&mut text); // Writing to a string cannot fail.
+        text
+    }
+
+    fn write_description(&self, out: &mut String) -> fmt::Result {
+        if self.data.record {
+            writeln!(out, "record    {}/{}.ronchi", self.data.directory.display(), quoted(&self.data.name))?;
+        } else {
+            writeln!(out, "record    nothing: live preview only")?;
+        }
+        for (i, link) in self.links.iter().enumerate() {
+            writeln!(out, "link {i:<4} {}", link_text(link))?;
+        }
+        if let Some(shape) = self.detector {
+            writeln!(out, "detector  {} x {} px", shape.height, shape.width)?;
+        }
+        match self.scan.shape {
+            Some(shape) => writeln!(
+                out,
+                "scan      {} x {}, {:?}, flyback {}, sync offset {}",
+                shape.height, shape.width, self.scan.order, self.scan.flyback, self.scan.sync_offset
+            )?,
+            None => writeln!(out, "scan      as the detector announces it")?,
+        }
+        let results: Vec<&str> = self.reductions.iter().map(result_name).collect();
+        writeln!(out, "results   {}", results.join(", "))?;
+        writeln!(out, "live zmq  {}", self.live.zmq.as_deref().unwrap_or("off"))?;
+        let http = self.live.http.map_or("off".to_owned(), |address| format!("http://{address}"));
+        writeln!(out, "live http {http}, update every {} ms", self.live.update_interval.as_millis())?;
+        self.write_limits(out)
+    }
+
+    fn write_limits(&self, out: &mut String) -> fmt::Result {
+        let limits = &self.limits;
+        let links = self.links.len() as u32;
+        let slot_bytes = Layout::slot_bytes(limits.block_bytes);
+        let pool_mib = limits.pool_bytes(links).div_ceil(1 << 20);
+        writeln!(out, "pool      {} slots of {slot_bytes} bytes = {pool_mib} MiB", limits.slot_count(links))?;
+        writeln!(
+            out,
+            "blocks    up to {} bytes, sealed after {} ms",
+            limits.block_bytes,
+            limits.seal_after.as_millis()
+        )?;
+        writeln!(
+            out,
+            "queues    {} blocks raw, {} writes in flight, {} blocks live, {} reducers",
+            limits.raw_queue_blocks, limits.write_depth, limits.live_queue_blocks, limits.reducer_count
+        )?;
+        writeln!(
+            out,
+            "times     series end after {} s of silence, data sync every {} ms",
+            limits.silence.as_secs(),
+            limits.sync_interval.as_millis()
+        )?;
+        writeln!(
+            out,
+            "network   messages up to {} bytes, {} subscribers per endpoint",
+            limits.message_bytes, limits.subscriber_count
+        )
+    }
+}
+
+impl fmt::Display for Plan {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.describe())
+    }
+}
+
+fn link_text(link: &LinkPlan) -> String {
+    let source = match &link.source {
+        SourcePlan::Merlin { host, data_port, control: None } => format!("merlin at {host}, data port {data_port}"),
+        SourcePlan::Merlin { host, data_port, control: Some(control) } => {
+            format!("merlin at {host}, data port {data_port}, armed over port {}", control.port)
+        }
+        SourcePlan::Tiles { endpoint, bind: false } => format!("tiles, connecting to {endpoint}"),
+        SourcePlan::Tiles { endpoint, bind: true } => format!("tiles, listening on {endpoint}"),
+    };
+    match link.region {
+        Some(r) => format!("{source}, region y {} x {} of {} x {} px", r.y, r.x, r.height, r.width),
+        None => source,
+    }
+}
+
+fn result_name(reduction: &Reduction) -> &str {
+    match reduction {
+        Reduction::Virtual { name, .. } => name,
+        Reduction::Total => "total",
+        Reduction::CentreOfMass => "com",
+        Reduction::Sum => "sum",
+        Reduction::Max => "max",
+    }
+}

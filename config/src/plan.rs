@@ -1,0 +1,192 @@
+//! The validated plan of a receiver: every value is in range, every default is filled in, every limit is a number.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use ronchi_pipeline::reduce::Reduction;
+use ronchi_pipeline::{Layout, NavShape, Region, Scan, ScanOrder, SigShape};
+
+/// Everything a receiver needs to run.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Plan {
+    /// Where data sets go and what they are called.
+    pub data: DataPlan,
+    /// One entry per detector link, at least one.
+    pub links: Vec<LinkPlan>,
+    /// Shape of the whole detector; needed with several links, otherwise learnt from the stream.
+    pub detector: Option<SigShape>,
+    /// How frames become scan positions.
+    pub scan: ScanPlan,
+    /// What to compute from every frame.
+    pub reductions: Vec<Reduction>,
+    /// Where results go.
+    pub live: LivePlan,
+    /// Sizes of pool and queues.
+    pub limits: Limits,
+}
+
+/// Where data sets go.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DataPlan {
+    /// Directory that receives `<name>.ronchi`.
+    pub directory: PathBuf,
+    /// Name of the first data set; further ones of the same run get `_0001`, `_0002`, ...
+    pub name: String,
+    /// Whether frames are written at all; `false` is a live preview and says so everywhere.
+    pub record: bool,
+}
+
+/// One detector link.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LinkPlan {
+    /// Which protocol, where.
+    pub source: SourcePlan,
+    /// The part of the detector it delivers; needed with several links.
+    pub region: Option<Region>,
+}
+
+/// A detector protocol and its address.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum SourcePlan {
+    /// Quantum Detectors Merlin over TCP; we connect.
+    Merlin {
+        /// Host name or address.
+        host: String,
+        /// Data port, 6342 unless told.
+        data_port: u16,
+        /// Whether and how to arm the detector over its control port.
+        control: Option<MerlinControlPlan>,
+    },
+    /// Tile stream over ZMQ PULL (`docs/tile-stream.md`).
+    Tiles {
+        /// ZMQ endpoint, e.g. `tcp://127.0.0.1:7001`.
+        endpoint: String,
+        /// Listen there (`true`) or connect to it.
+        bind: bool,
+    },
+}
+
+/// How to arm a Merlin.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MerlinControlPlan {
+    /// Control port, 6341 unless told.
+    pub port: u16,
+    /// `NUMFRAMESTOACQUIRE`; `None` leaves the detector's setting.
+    pub frame_count: Option<u64>,
+    /// `TRIGGERSTART`.
+    pub trigger: Option<MerlinTrigger>,
+}
+
+/// Merlin's start trigger: the numbers are those of `TRIGGERSTART`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub enum MerlinTrigger {
+    /// At once.
+    Internal = 0,
+    /// Rising edge, TTL.
+    RisingTtl = 1,
+    /// Falling edge, TTL.
+    FallingTtl = 2,
+    /// Rising edge, LVDS.
+    RisingLvds = 3,
+    /// Falling edge, LVDS.
+    FallingLvds = 4,
+    /// `SOFTTRIGGER`, which the receiver sends as soon as the detector is armed.
+    Soft = 5,
+}
+
+/// How frames become scan positions.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct ScanPlan {
+    /// Scan shape; `None` takes the detector's announcement.
+    pub shape: Option<NavShape>,
+    /// Direction of rows.
+    pub order: ScanOrder,
+    /// Frames after each row that belong to no position.
+    pub flyback: u32,
+    /// LiberTEM's sign.
+    pub sync_offset: i64,
+}
+
+impl ScanPlan {
+    /// The scan in force for a series that announced `shape`.
+    pub fn scan(&self, announced: Option<NavShape>) -> Option<Scan> {
+        let shape = self.shape.or(announced)?;
+        Some(Scan { shape, order: self.order, flyback: self.flyback, sync_offset: self.sync_offset })
+    }
+}
+
+/// Where results go.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LivePlan {
+    /// ZMQ XPUB endpoint; `None` = no stream.
+    pub zmq: Option<String>,
+    /// HTTP listener; `None` = no HTTP. Loopback only.
+    pub http: Option<SocketAddr>,
+    /// Shortest time between two updates of one result.
+    pub update_interval: Duration,
+}
+
+impl Default for LivePlan {
+    fn default() -> Self {
+        Self { zmq: None, http: None, update_interval: Duration::from_millis(4) }
+    }
+}
+
+/// Sizes fixed at start.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Limits {
+    /// Most payload bytes of a block; also the largest frame.
+    pub block_bytes: u64,
+    /// A block is sealed at this age even if it is not full.
+    pub seal_after: Duration,
+    /// Blocks the raw queue of the writer holds.
+    pub raw_queue_blocks: u32,
+    /// Writes in flight.
+    pub write_depth: u32,
+    /// Blocks the live queue holds.
+    pub live_queue_blocks: u32,
+    /// Reducer threads.
+    pub reducer_count: u32,
+    /// A series without frames for this long has ended (after its first frame).
+    pub silence: Duration,
+    /// Data sync at least this often while recording.
+    pub sync_interval: Duration,
+    /// Largest message accepted from a detector, in bytes.
+    pub message_bytes: u64,
+    /// Largest number of subscribers per live endpoint.
+    pub subscriber_count: u32,
+}
+
+impl Limits {
+    /// Pool slots: the sum of all blocks that any stage may hold at once.
+    pub fn slot_count(&self, link_count: u32) -> u32 {
+        let filling = link_count;
+        let writing = self.raw_queue_blocks + 1 + self.write_depth;
+        let reducing = self.live_queue_blocks + self.reducer_count;
+        filling + writing + reducing + 1
+    }
+
+    /// Bytes of the pool.
+    pub fn pool_bytes(&self, link_count: u32) -> u64 {
+        u64::from(self.slot_count(link_count)) * Layout::slot_bytes(self.block_bytes)
+    }
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            block_bytes: 4 << 20,
+            seal_after: Duration::from_millis(2),
+            raw_queue_blocks: 16,
+            write_depth: 16,
+            live_queue_blocks: 16,
+            reducer_count: std::thread::available_parallelism().map_or(1, |n| n.get().div_ceil(2) as u32),
+            silence: Duration::from_secs(30),
+            sync_interval: Duration::from_millis(500),
+            message_bytes: 64 << 20,
+            subscriber_count: 1024,
+        }
+    }
+}

@@ -1,0 +1,173 @@
+//! Files that are right, the examples among them.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use ronchi_config::{Error, MerlinControlPlan, MerlinTrigger, Plan, SourcePlan};
+use ronchi_pipeline::reduce::{Reduction, VirtualDetector};
+use ronchi_pipeline::{NavShape, Region, ScanOrder, SigShape};
+
+const FULL: &str = r#"
+[data]
+directory = "runs"
+name = "gold-01"
+
+[detector]
+shape = [512, 513]
+
+[[link]]
+source = "merlin://192.168.1.20"
+region = [0, 0, 256, 513]
+[link.control]
+frames = 65536
+trigger = "rising_ttl"
+
+[[link]]
+source = "tiles+bind://[::1]:7001"
+region = [256, 0, 256, 513]
+
+[scan]
+shape = [256, 128]
+order = "serpentine"
+flyback = 2
+sync_offset = -3
+
+[[virtual]]
+name = "bf"
+kind = "disk"
+radius = 20
+[[virtual]]
+name = "adf"
+kind = "ring"
+centre = [255.5, 250]
+inner = 40
+outer = 90.5
+[[virtual]]
+name = "mask"
+kind = "npy"
+file = "mask.npy"
+
+[reduce]
+com = true
+sum = false
+
+[live]
+zmq = "tcp://127.0.0.1:7010"
+http = "[::1]:8480"
+update_interval_ms = 100
+
+[limits]
+block_mib = 2
+reducers = 3
+silence_s = 5
+"#;
+
+fn write_mask(path: &Path, height: usize, width: usize) {
+    let text = format!("{{'descr': '|u1', 'fortran_order': False, 'shape': ({height}, {width}), }}\n");
+    let mut file = b"\x93NUMPY\x01\x00".to_vec();
+    file.extend((text.len() as u16).to_le_bytes());
+    file.extend(text.as_bytes());
+    file.resize(file.len() + height * width, 1);
+    std::fs::write(path, file).expect("written");
+}
+
+/// Every key arrives where it belongs, and everything that is not given has its default.
+#[test]
+fn every_key_arrives() {
+    let dir = tempfile::tempdir().expect("directory");
+    write_mask(&dir.path().join("mask.npy"), 512, 513);
+    let file = dir.path().join("r.toml");
+    std::fs::write(&file, FULL).expect("written");
+    let plan = Plan::from_file(&file).expect("a good file");
+    assert_eq!(plan.data.directory, dir.path().join("runs"));
+    assert_eq!((plan.data.name.as_str(), plan.data.record), ("gold-01", true));
+    assert_eq!(plan.detector, Some(SigShape { height: 512, width: 513 }));
+    let control = MerlinControlPlan { port: 6341, frame_count: Some(65536), trigger: Some(MerlinTrigger::RisingTtl) };
+    let merlin = SourcePlan::Merlin { host: "192.168.1.20".into(), data_port: 6342, control: Some(control) };
+    assert_eq!(plan.links[0].source, merlin);
+    assert_eq!(plan.links[1].source, SourcePlan::Tiles { endpoint: "tcp://[::1]:7001".into(), bind: true });
+    assert_eq!(plan.links[1].region, Some(Region { y: 256, x: 0, height: 256, width: 513 }));
+    let scan = plan.scan.scan(None).expect("a shape");
+    assert_eq!((scan.shape, scan.order), (NavShape { height: 256, width: 128 }, ScanOrder::Serpentine));
+    assert_eq!((scan.flyback, scan.sync_offset), (2, -3));
+    assert!(plan.describe().contains("results   total, com, bf, adf, mask\n"), "{plan}");
+    let disk = VirtualDetector::Disk { cy: 256.0, cx: 256.0, radius: 20.0 };
+    assert_eq!(plan.reductions[2], Reduction::Virtual { name: "bf".into(), detector: disk });
+    assert_eq!(plan.live.zmq.as_deref(), Some("tcp://127.0.0.1:7010"));
+    assert_eq!(plan.live.update_interval, Duration::from_millis(100));
+    assert_eq!((plan.limits.block_bytes, plan.limits.reducer_count), (2 << 20, 3));
+    assert_eq!((plan.limits.silence, plan.limits.write_depth), (Duration::from_secs(5), 16));
+    assert_eq!(plan.check(), Ok(()));
+}
+
+/// A mask of another shape than the detector, or with a part missing, is refused with its key.
+#[test]
+fn mask_of_the_wrong_shape() {
+    let dir = tempfile::tempdir().expect("directory");
+    write_mask(&dir.path().join("mask.npy"), 512, 512);
+    let problems = Plan::from_toml(FULL, "r.toml", dir.path()).expect_err("a wrong mask").to_string();
+    assert!(
+        problems.contains("virtual[2].kind = \"npy\": mask of 512 x 512 for a detector of 512 x 513"),
+        "{problems}"
+    );
+}
+
+/// What is printed at start holds every limit as a number.
+#[test]
+fn description() {
+    let text = "[data]\ndirectory = '/d'\n[[link]]\nsource = 'tiles://h:5'\n[limits]\nreducers = 1\nblock_mib = 4\n";
+    let plan = Plan::from_toml(text, "r.toml", Path::new("/")).expect("a good file");
+    let want = "\
+record    /d/scan.ronchi
+link 0    tiles, connecting to tcp://h:5
+scan      as the detector announces it
+results   total, sum
+live zmq  off
+live http off, update every 4 ms
+pool      52 slots of 4198400 bytes = 209 MiB
+blocks    up to 4194304 bytes, sealed after 2 ms
+queues    16 blocks raw, 16 writes in flight, 16 blocks live, 1 reducers
+times     series end after 30 s of silence, data sync every 500 ms
+network   messages up to 67108864 bytes, 1024 subscribers per endpoint
+";
+    assert_eq!(plan.describe(), want);
+}
+
+/// The examples are right, so a user can start from any of them.
+#[test]
+fn examples() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../examples");
+    let files = std::fs::read_dir(folder).expect("examples").map(|entry| entry.expect("entry").path());
+    let files: Vec<PathBuf> = files.filter(|path| path.extension().is_some_and(|e| e == "toml")).collect();
+    assert!(files.len() >= 4, "{files:?}");
+    for file in files {
+        let plan = Plan::from_file(&file).unwrap_or_else(|e| panic!("{e}"));
+        assert_eq!(plan.check(), Ok(()), "{}", file.display());
+    }
+}
+
+/// Plans made by hand are held to the same rules.
+#[test]
+fn plans_made_by_hand() {
+    let text = "[data]\ndirectory = '/d'\n[[link]]\nsource = 'tiles://h:5'\n";
+    let mut plan = Plan::from_toml(text, "r.toml", Path::new("/")).expect("a good file");
+    plan.data.name = "a/b".into();
+    plan.limits.write_depth = 0;
+    plan.links.push(plan.links[0].clone());
+    let problems = plan.check().expect_err("wrong").to_string();
+    for key in ["data.name: ", "limits.write_depth: ", "link[1].source: ", "detector.shape: ", "link[0].region: "] {
+        assert!(problems.contains(key), "{key} in {problems}");
+    }
+}
+
+/// A missing, overlong or binary file is an error, not a plan.
+#[test]
+fn unreadable_files() {
+    let dir = tempfile::tempdir().expect("directory");
+    let file = dir.path().join("r.toml");
+    assert!(matches!(Plan::from_file(&file), Err(Error::Read { .. })));
+    std::fs::write(&file, vec![b'#'; (1 << 20) + 1]).expect("written");
+    assert!(matches!(Plan::from_file(&file), Err(Error::TooLong { .. })));
+    std::fs::write(&file, [0xff, 0xfe]).expect("written");
+    assert!(matches!(Plan::from_file(&file), Err(Error::Read { .. })));
+}
