@@ -1,0 +1,11 @@
+//! Detector protocols behind one [`Source`], and the one receive loop.
+
+mod filling;
+pub mod merlin;
+mod receive;
+mod source;
+pub mod tiles;
+
+pub use filling::{Arrivals, Filling, Place};
+pub use receive::{Link, ReceiveError, Refused, Register, receive};
+pub use source::{Begin, Fill, Source, SourceError};

@@ -1,0 +1,189 @@
+//! The receive loop, once for all protocols: series after series, block after block.
+//!
+//! # Place in the path
+//! One thread per link runs [`receive`]. It takes slots from the pool, lets the [`Source`] fill them, seals blocks and
+//! hands them to the [`FanOut`]. One hop from the wire to the writer, one to the reducers.
+//!
+//! # Invariants
+//! - I1: every frame of a series is, at its end, received once or listed in exactly one gap.
+//! - I2: at most one slot per link is being filled.
+//! - I3: a block with frames in it is sealed when full, at the next pause after `seal_after`, when a frame belongs
+//!   elsewhere, and at the end of the series.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use ronchi_pipeline::{
+    Announcement, BlockMut, End, EndReason, FanOut, FrameIndex, GapReason, LinkCounters, Pool, Series, Slot, WriterGone,
+};
+
+use crate::filling::{Arrivals, Filling};
+use crate::source::{Begin, Fill, Source};
+
+/// How often a waiting loop looks at the stop flag.
+const POLL: Duration = Duration::from_millis(50);
+
+/// What the loop needs beside its source.
+pub struct Link<'a> {
+    /// Number of the link, from 0.
+    pub id: u32,
+    /// Where buffers come from; shared with other links.
+    pub pool: Pool,
+    /// Where sealed blocks go.
+    pub fan_out: FanOut,
+    /// A block with frames is not kept longer than this.
+    pub seal_after: Duration,
+    /// Set to end the running series and return.
+    pub stop: &'a AtomicBool,
+}
+
+/// Gives a series its identity and hears of its end; shared by all links.
+pub trait Register: Sync {
+    /// A source announced a series: the data set it belongs to, and the sizes in force. An error refuses the series.
+    fn begin(&self, link: u32, announced: Announcement) -> Result<Arc<Series>, Refused>;
+
+    /// The series has ended on this link: all its blocks were handed on.
+    fn end(&self, link: u32, end: Arc<End>);
+}
+
+/// Why a series cannot be received.
+#[derive(Debug, thiserror::Error)]
+#[error("series refused: {reason}")]
+pub struct Refused {
+    /// What does not fit, with both values.
+    pub reason: String,
+}
+
+/// Why the loop ended before it was told to.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ReceiveError {
+    /// A series cannot be received.
+    #[error(transparent)]
+    Refused(#[from] Refused),
+    /// Nothing more can be recorded.
+    #[error(transparent)]
+    WriterGone(#[from] WriterGone),
+}
+
+/// Receives series until `stop` is set or `series_max` have ended; returns how many did. A refused series ends the loop
+/// when a number of series is waited for; otherwise it is logged and skipped.
+///
+/// A lost connection ends the series and is not an error: the source connects again.
+pub fn receive(
+    source: &mut dyn Source,
+    link: &Link<'_>,
+    register: &dyn Register,
+    series_max: Option<u64>,
+) -> Result<u64, ReceiveError> {
+    let mut series_count = 0;
+    let mut last_error = String::new();
+    while !link.is_stopped() && series_max.is_none_or(|max| series_count < max) {
+        match source.begin(Instant::now() + POLL) {
+            Ok(Begin::Waiting) => {}
+            Ok(Begin::Series(announced)) => {
+                last_error.clear();
+                let series = match register.begin(link.id, *announced) {
+                    Ok(series) => series,
+                    Err(refused) if series_max.is_none() => {
+                        // The source skips its frames when it is asked to begin again; later series are welcome.
+                        tracing::error!(link = link.id, "{refused}");
+                        continue;
+                    }
+                    Err(refused) => return Err(refused.into()),
+                };
+                LinkCounters::add(&link.fan_out.counters.series, 1);
+                let end = Arc::new(receive_series(source, link, series)?);
+                link.fan_out.end(&end)?;
+                register.end(link.id, end);
+                series_count += 1;
+            }
+            Err(error) => {
+                let message = error.to_string();
+                if message != last_error {
+                    tracing::warn!(link = link.id, "{message}; trying again"); // Once per outage, not per attempt.
+                    last_error = message;
+                }
+                std::thread::sleep(POLL);
+            }
+        }
+    }
+    Ok(series_count)
+}
+
+impl Link<'_> {
+    fn is_stopped(&self) -> bool {
+        self.stop.load(Ordering::Relaxed)
+    }
+
+    /// A free slot; waits for one as long as it takes, since raw data may wait but not be dropped.
+    fn slot(&self) -> Slot {
+        if let Some(slot) = self.pool.take(Duration::ZERO) {
+            return slot;
+        }
+        let started = Instant::now();
+        loop {
+            if let Some(slot) = self.pool.take(POLL) {
+                self.count_wait(started);
+                return slot;
+            }
+        }
+    }
+
+    fn open(&self, series: &Arc<Series>, first: FrameIndex) -> BlockMut {
+        BlockMut::new(self.slot(), Arc::clone(series), first)
+    }
+
+    fn hand_on(&self, block: BlockMut) -> Result<(), WriterGone> {
+        let Some(block) = block.seal() else { return Ok(()) };
+        let started = Instant::now();
+        let result = self.fan_out.block(block);
+        self.count_wait(started);
+        result
+    }
+
+    fn count_wait(&self, started: Instant) {
+        LinkCounters::add(&self.fan_out.counters.waited_ns, started.elapsed().as_nanos() as u64);
+    }
+}
+
+fn receive_series(source: &mut dyn Source, link: &Link<'_>, series: Arc<Series>) -> Result<End, WriterGone> {
+    link.fan_out.begin(&series)?;
+    let counters = Arc::clone(&link.fan_out.counters);
+    let mut arrivals = Arrivals::new(series.announced.frame_count);
+    let mut block = link.open(&series, 0);
+    let reason = loop {
+        let deadline = Instant::now() + link.seal_after;
+        let mut filling = Filling { block: &mut block, arrivals: &mut arrivals, counters: &counters };
+        let next = match source.fill(&mut filling, deadline) {
+            Ok(Fill::End(reason)) => break reason,
+            Ok(_) if link.is_stopped() => break EndReason::Interrupted,
+            Ok(Fill::Paused) if block.present_count() == 0 => continue,
+            Ok(Fill::Paused | Fill::Full) => arrivals.next(),
+            Ok(Fill::Elsewhere(frame)) => frame,
+            Err(error) => {
+                tracing::error!(link = link.id, series = series.name, "{error}; the series ends here");
+                break EndReason::Disconnected;
+            }
+        };
+        link.hand_on(block)?;
+        block = link.open(&series, next);
+    };
+    link.hand_on(block)?;
+    Ok(finish(series, reason, arrivals, &counters))
+}
+
+fn finish(series: Arc<Series>, reason: EndReason, arrivals: Arrivals, counters: &LinkCounters) -> End {
+    let (frame_count, received_count, gaps) = arrivals.finish();
+    assert_eq!(frame_count, received_count + gaps.frame_count(), "I1: every frame is received or a gap");
+    let missing = gaps.by_reason().get(&GapReason::NeverArrived).copied().unwrap_or(0);
+    LinkCounters::add(&counters.missing_frames, missing);
+    if gaps.frame_count() > 0 && reason != EndReason::Interrupted {
+        tracing::error!(series = series.name, gaps = gaps.frame_count(), of = frame_count, "frames are missing");
+    }
+    End { series, reason, frame_count, received_count, gaps }
+}
+
+#[cfg(test)]
+mod tests;

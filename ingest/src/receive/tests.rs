@@ -1,0 +1,149 @@
+//! The loop against scripted sources: every frame ends in a block or in a gap, and every slot comes home.
+
+use std::collections::BTreeMap;
+use std::sync::Mutex;
+
+use crossbeam_channel::{Receiver, bounded};
+use proptest::prelude::*;
+use ronchi_pipeline::{ByteOrder, Event, FrameFlag, Layout, PixelKind, PixelType, SigShape};
+
+use super::*;
+use crate::filling::Place;
+use crate::source::SourceError;
+
+const FRAME_BYTES: u32 = 6;
+
+/// Delivers frames in a given order, one pause where the script says `None`.
+struct Scripted {
+    announced: Option<u64>,
+    script: std::vec::IntoIter<Option<FrameIndex>>,
+    pending: Option<FrameIndex>,
+    began: bool,
+}
+
+impl Source for Scripted {
+    fn begin(&mut self, _: Instant) -> Result<Begin, SourceError> {
+        if std::mem::replace(&mut self.began, true) {
+            return Ok(Begin::Waiting);
+        }
+        let detector = SigShape { height: 2, width: 3 };
+        Ok(Begin::Series(Box::new(Announcement {
+            series_id: "scripted".into(),
+            frame_count: self.announced,
+            scan: None,
+            detector,
+            region: detector.region(),
+            pixel: PixelType::new(PixelKind::U8, ByteOrder::Little),
+            vendor_header: String::new(),
+        })))
+    }
+
+    fn fill(&mut self, filling: &mut Filling<'_>, _: Instant) -> Result<Fill, SourceError> {
+        loop {
+            let frame = match self.pending.take() {
+                Some(frame) => frame,
+                None => match self.script.next() {
+                    Some(Some(frame)) => frame,
+                    Some(None) => return Ok(Fill::Paused),
+                    None => return Ok(Fill::End(EndReason::Complete)),
+                },
+            };
+            match filling.place(frame) {
+                Place::Here(position) => {
+                    filling.block.frame_mut(position).fill(frame as u8 + 1);
+                    filling.commit(position, frame + 1, 0);
+                    if filling.block.is_full() {
+                        return Ok(Fill::Full);
+                    }
+                }
+                Place::Elsewhere => {
+                    self.pending = Some(frame);
+                    return Ok(Fill::Elsewhere(frame));
+                }
+                place => filling.skip(place),
+            }
+        }
+    }
+}
+
+#[derive(Default)]
+struct Registrar(Mutex<Vec<Arc<End>>>);
+
+impl Register for Registrar {
+    fn begin(&self, link: u32, announced: Announcement) -> Result<Arc<Series>, Refused> {
+        let layout = Layout { frame_bytes: u64::from(FRAME_BYTES), frames_per_chunk: 4, chunks_per_segment: 3 };
+        let (name, scan) = ("scripted".into(), None);
+        Ok(Arc::new(Series { acquisition: [0; 16], name, link, link_count: 1, announced, scan, layout }))
+    }
+
+    fn end(&self, _: u32, end: Arc<End>) {
+        self.0.lock().expect("not poisoned").push(end);
+    }
+}
+
+/// Runs a script through the loop; returns the frames that came out with their first byte, and the end.
+fn run(
+    announced: Option<u64>,
+    script: Vec<Option<FrameIndex>>,
+) -> (BTreeMap<FrameIndex, u8>, Arc<End>, Arc<LinkCounters>) {
+    let pool = Pool::new(4, 4096 + 24).expect("pool");
+    let (raw, events): (_, Receiver<Event>) = bounded(2);
+    let counters = Arc::new(LinkCounters::default());
+    let registrar = Registrar::default();
+    let mut source = Scripted { announced, script: script.into_iter(), pending: None, began: false };
+    let mut seen = BTreeMap::new();
+    std::thread::scope(|scope| {
+        let stop = AtomicBool::new(false);
+        let fan_out = FanOut { raw: Some(raw), live: None, counters: Arc::clone(&counters) };
+        let pool = pool.clone();
+        let registrar = &registrar;
+        let loop_ = scope.spawn(move || {
+            let link = Link { id: 0, pool, fan_out, seal_after: Duration::ZERO, stop: &stop };
+            receive(&mut source, &link, registrar, Some(1)).expect("no error")
+        });
+        for event in events {
+            let Event::Block(block) = event else { continue };
+            for (frame, record) in block.frames().zip(block.records()) {
+                let at = (frame - block.frames().start) as usize * FRAME_BYTES as usize;
+                if record.flag == FrameFlag::Ok {
+                    assert_eq!(seen.insert(frame, block.bytes()[at]), None, "frame {frame} came twice");
+                    assert_eq!(record.counter, frame + 1);
+                }
+            }
+        }
+        assert_eq!(loop_.join().expect("no panic"), 1);
+    });
+    assert_eq!(pool.free_count(), pool.slot_count());
+    let end = registrar.0.lock().expect("not poisoned").pop().expect("one end");
+    (seen, end, counters)
+}
+
+#[test]
+fn in_order_frames_fill_blocks() {
+    let (seen, end, counters) = run(Some(10), (0..10).map(Some).collect());
+    assert_eq!(seen.len(), 10);
+    assert_eq!((end.frame_count, end.received_count, end.gaps.frame_count()), (10, 10, 0));
+    assert_eq!(LinkCounters::read(&counters.blocks), 3);
+}
+
+proptest! {
+    /// Any order with losses, repeats, pauses and late frames: each distinct frame comes out once with its own bytes,
+    /// every other is a gap, and repeats are counted.
+    #[test]
+    fn every_frame_is_received_or_a_gap(
+        script in proptest::collection::vec(proptest::option::weighted(0.8, 0_u64..40), 0..120),
+        open in any::<bool>(),
+    ) {
+        let announced = (!open).then_some(40);
+        let (seen, end, counters) = run(announced, script.clone());
+        let sent: std::collections::BTreeSet<u64> = script.iter().flatten().copied().collect();
+        prop_assert_eq!(seen.keys().copied().collect::<Vec<_>>(), sent.iter().copied().collect::<Vec<_>>());
+        prop_assert!(seen.iter().all(|(&frame, &byte)| byte == frame as u8 + 1));
+        prop_assert_eq!(end.received_count, sent.len() as u64);
+        let total = announced.unwrap_or(sent.last().map_or(0, |last| last + 1));
+        prop_assert_eq!(end.frame_count, total);
+        prop_assert!((0..total).all(|frame| end.gaps.contains(frame) != sent.contains(&frame)));
+        let repeats = script.iter().flatten().count() - sent.len();
+        prop_assert_eq!(LinkCounters::read(&counters.duplicate_frames), repeats as u64);
+    }
+}

@@ -1,0 +1,173 @@
+//! The ZMQ PULL socket of a tile stream, with every limit libzmq offers, and a count of connected peers.
+//!
+//! # Limits
+//! One part at most `message_bytes` long (libzmq closes the connection of a peer that announces more, before it
+//! allocates), at most [`QUEUE_MESSAGES`] messages waiting per peer, handshakes at most [`HANDSHAKE`] long.
+
+use std::io;
+use std::time::{Duration, Instant};
+
+use zmq::{Context, DONTWAIT, Message, Socket, SocketType};
+
+use crate::source::SourceError;
+
+/// Messages that libzmq keeps per peer before it stops reading from it.
+pub(super) const QUEUE_MESSAGES: i32 = 64;
+/// Longest time a peer may take to speak ZMQ: scanners and browsers are gone after it.
+const HANDSHAKE: Duration = Duration::from_secs(2);
+/// Socket events of `zmq.h`; each carries the file descriptor of its connection.
+const CONNECTED: u16 = 0x0001;
+const ACCEPTED: u16 = 0x0020;
+const DISCONNECTED: u16 = 0x0200;
+/// Most connections that are told apart.
+const PEERS_MAX: usize = 1024;
+const MONITOR: &str = "inproc://monitor";
+
+/// A message with at most two parts.
+#[derive(Debug)]
+pub(super) enum Received {
+    /// Nothing before the deadline.
+    Nothing,
+    /// A header, with or without a payload.
+    Message {
+        /// Whether there was a second part.
+        has_blob: bool,
+    },
+    /// More than two parts; they are gone.
+    Overlong,
+}
+
+/// The open socket. The context goes last: it waits for its sockets.
+pub(super) struct TileSocket {
+    pull: Socket,
+    monitor: Socket,
+    address: String,
+    peers: Vec<u32>,
+    lost_count: u64,
+    /// First and second part of the newest message.
+    pub(super) header: Message,
+    pub(super) blob: Message,
+    _context: Context,
+}
+
+impl TileSocket {
+    /// Listens at or connects to `endpoint`.
+    pub(super) fn open(endpoint: &str, bind: bool, message_bytes: u64) -> Result<Self, SourceError> {
+        let open = || -> zmq::Result<Self> {
+            let context = Context::new();
+            let pull = context.socket(SocketType::PULL)?;
+            pull.set_linger(0)?;
+            pull.set_ipv6(endpoint.contains('['))?;
+            pull.set_rcvhwm(QUEUE_MESSAGES)?;
+            pull.set_maxmsgsize(i64::try_from(message_bytes).unwrap_or(i64::MAX))?;
+            pull.set_handshake_ivl(HANDSHAKE.as_millis() as i32)?;
+            pull.set_reconnect_ivl(100)?;
+            pull.set_reconnect_ivl_max(2000)?;
+            pull.monitor(MONITOR, i32::from(CONNECTED | ACCEPTED | DISCONNECTED))?;
+            let monitor = context.socket(SocketType::PAIR)?;
+            monitor.set_linger(0)?;
+            monitor.connect(MONITOR)?;
+            if bind {
+                pull.bind(endpoint)?
+            } else {
+                pull.connect(endpoint)?
+            }
+            let address = pull.get_last_endpoint()?.unwrap_or_else(|_| endpoint.to_owned());
+            let (header, blob) = (Message::new(), Message::new());
+            Ok(Self { pull, monitor, address, peers: Vec::new(), lost_count: 0, header, blob, _context: context })
+        };
+        open().map_err(|e| SourceError::Connect {
+            address: endpoint.to_owned(),
+            source: io::Error::from_raw_os_error(e.to_raw()),
+        })
+    }
+
+    /// Where the socket listens or connects to, with the port that the system chose.
+    pub(super) fn address(&self) -> &str {
+        &self.address
+    }
+
+    /// Open connections, and connections lost so far; reads what libzmq has reported since the last call. A connection
+    /// that does not speak ZMQ counts until its handshake fails.
+    pub(super) fn peers(&mut self) -> (usize, u64) {
+        while let Ok(event) = self.monitor.recv_msg(DONTWAIT) {
+            let _ = self.monitor.recv_msg(DONTWAIT); // The second part is the address.
+            let Some((number, connection)) = monitor_event(&event) else { continue };
+            let known = self.peers.iter().position(|&peer| peer == connection);
+            match (number, known) {
+                (CONNECTED | ACCEPTED, None) if self.peers.len() < PEERS_MAX => self.peers.push(connection),
+                (DISCONNECTED, Some(i)) => {
+                    self.peers.swap_remove(i);
+                    self.lost_count += 1;
+                }
+                _ => {}
+            }
+        }
+        (self.peers.len(), self.lost_count)
+    }
+
+    /// IP address of the peer that sent the newest message, where libzmq knows it.
+    pub(super) fn sender(&mut self) -> Option<String> {
+        self.header.gets("Peer-Address").map(str::to_owned)
+    }
+
+    /// Receives the next message into [`Self::header`] and [`Self::blob`], waiting until `deadline` when none is there.
+    pub(super) fn receive(&mut self, deadline: Instant) -> Result<Received, SourceError> {
+        let result = self.try_receive(deadline);
+        let address = &self.address;
+        result.map_err(|e| SourceError::Lost {
+            address: address.clone(),
+            source: io::Error::from_raw_os_error(e.to_raw()),
+        })
+    }
+
+    fn try_receive(&mut self, deadline: Instant) -> zmq::Result<Received> {
+        match self.pull.recv(&mut self.header, DONTWAIT) {
+            Ok(()) => {}
+            Err(zmq::Error::EAGAIN) => {
+                let patience = deadline.saturating_duration_since(Instant::now());
+                if patience.is_zero() {
+                    return Ok(Received::Nothing);
+                }
+                // Rounded up, so that a deadline less than a millisecond away does not become a busy loop.
+                let patience_ms = i32::try_from(patience.as_micros().div_ceil(1000)).unwrap_or(i32::MAX);
+                self.pull.set_rcvtimeo(patience_ms)?;
+                match self.pull.recv(&mut self.header, 0) {
+                    Ok(()) => {}
+                    Err(zmq::Error::EAGAIN | zmq::Error::EINTR) => return Ok(Received::Nothing),
+                    Err(e) => return Err(e),
+                }
+            }
+            Err(zmq::Error::EINTR) => return Ok(Received::Nothing),
+            Err(e) => return Err(e),
+        }
+        if !self.header.get_more() {
+            return Ok(Received::Message { has_blob: false });
+        }
+        self.receive_part()?;
+        if !self.blob.get_more() {
+            return Ok(Received::Message { has_blob: true });
+        }
+        while self.blob.get_more() {
+            self.receive_part()?;
+        }
+        Ok(Received::Overlong)
+    }
+
+    /// The next part of a message; libzmq hands messages over whole, so it is there already.
+    fn receive_part(&mut self) -> zmq::Result<()> {
+        loop {
+            match self.pull.recv(&mut self.blob, DONTWAIT) {
+                Err(zmq::Error::EINTR) => {}
+                result => return result,
+            }
+        }
+    }
+}
+
+/// Number and value of a monitor event.
+#[expect(clippy::host_endian_bytes, reason = "libzmq hands events over in the byte order of this process")]
+fn monitor_event(event: &[u8]) -> Option<(u16, u32)> {
+    let (number, rest) = event.split_first_chunk::<2>()?;
+    Some((u16::from_ne_bytes(*number), u32::from_ne_bytes(*rest.first_chunk()?)))
+}
