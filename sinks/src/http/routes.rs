@@ -1,0 +1,275 @@
+//! What is answered where, and who is not answered at all.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::SystemTime;
+
+use axum::extract::rejection::QueryRejection;
+use axum::extract::{Path, Query, Request, State};
+use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
+use axum::middleware::{Next, from_fn_with_state};
+use axum::response::{Html, IntoResponse, Response};
+use axum::routing::get;
+use axum::{Json, Router};
+use serde::Deserialize;
+
+use super::answer::{Budget, Refusal, held, png};
+use super::page;
+use crate::live::{
+    Acquisition, Board, ColourMap, Component, ImageHeader, Message, Plane, Precision, Status, Stretch, is_vector, npy,
+    snapshot, snapshot_bytes,
+};
+use crate::metrics::{CONTENT_TYPE, Metrics};
+use crate::time::epoch_ns;
+
+/// Largest request body that is not refused at once; no route reads one.
+const BODY_BYTES_MAX: u64 = 64 << 10;
+
+struct Site {
+    board: Arc<Board>,
+    metrics: Metrics,
+    budget: Budget,
+}
+
+/// All routes over this board; at most `image_bytes` of images are under way at once.
+pub(super) fn router(board: Arc<Board>, image_bytes: u32) -> Router {
+    let metrics = Metrics::new(Arc::clone(&board));
+    let site = Arc::new(Site { board, metrics, budget: Budget::new(image_bytes) });
+    Router::new()
+        .route("/", get(index))
+        .route("/style.css", get(style))
+        .route("/healthz", get(healthz))
+        .route("/metrics", get(metrics_text))
+        .route("/api/v1/status", get(status))
+        .route("/api/v1/acq/{id}/result/{name}", get(result))
+        .fallback(async || Refusal::new(StatusCode::NOT_FOUND, "nothing here: see / for what there is"))
+        .method_not_allowed_fallback(async || Refusal::new(StatusCode::METHOD_NOT_ALLOWED, "only GET and HEAD"))
+        .layer(from_fn_with_state(Arc::clone(&site), guard))
+        .with_state(site)
+}
+
+/// Refuses requests that a page from elsewhere may have caused, and marks every answer.
+async fn guard(State(site): State<Arc<Site>>, request: Request, next: Next) -> Response {
+    let stream = &site.board.stream;
+    let mut response = match check(request.headers()) {
+        Ok(()) => {
+            stream.http_requests.fetch_add(1, Ordering::Relaxed);
+            next.run(request).await
+        }
+        Err(refusal) => {
+            stream.http_refused.fetch_add(1, Ordering::Relaxed);
+            refusal.into_response()
+        }
+    };
+    for (name, value) in [
+        (header::CONTENT_SECURITY_POLICY, "default-src 'self'; frame-ancestors 'none'"),
+        (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
+        (header::CACHE_CONTROL, "no-store"),
+        (header::REFERRER_POLICY, "no-referrer"),
+    ] {
+        response.headers_mut().insert(name, HeaderValue::from_static(value));
+    }
+    response
+}
+
+fn check(headers: &HeaderMap) -> Result<(), Refusal> {
+    let mut hosts = headers.get_all(header::HOST).iter();
+    let host = hosts.next().and_then(|host| host.to_str().ok());
+    let Some(host) = host.filter(|_| hosts.next().is_none()) else {
+        return Err(Refusal::new(StatusCode::BAD_REQUEST, "exactly one Host header is needed"));
+    };
+    if !is_loopback_name(host) {
+        return Err(Refusal::new(StatusCode::FORBIDDEN, "Host must be localhost, 127.0.0.1 or [::1]"));
+    }
+    let length = headers.get(header::CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse().ok());
+    if headers.contains_key(header::TRANSFER_ENCODING) || length.unwrap_or(0) > BODY_BYTES_MAX {
+        return Err(Refusal::new(StatusCode::PAYLOAD_TOO_LARGE, "requests have no body here"));
+    }
+    Ok(())
+}
+
+/// Whether a `Host` header names this machine; any port, so that a tunnel works.
+fn is_loopback_name(host: &str) -> bool {
+    let is_port = |port: &str| !port.is_empty() && port.bytes().all(|b| b.is_ascii_digit());
+    ["localhost", "127.0.0.1", "[::1]"].iter().any(|name| {
+        let named = host.get(..name.len()).is_some_and(|start| start.eq_ignore_ascii_case(name));
+        named && (host.len() == name.len() || host[name.len()..].strip_prefix(':').is_some_and(is_port))
+    })
+}
+
+async fn healthz() -> &'static str {
+    "ok\n"
+}
+
+async fn metrics_text(State(site): State<Arc<Site>>) -> impl IntoResponse {
+    ([(header::CONTENT_TYPE, CONTENT_TYPE)], site.metrics.text())
+}
+
+async fn status(State(site): State<Arc<Site>>) -> Json<Status> {
+    Json(Status::of(&site.board, SystemTime::now()))
+}
+
+async fn index(State(site): State<Arc<Site>>) -> Html<String> {
+    Html(page::index(&Status::of(&site.board, SystemTime::now())))
+}
+
+async fn style() -> impl IntoResponse {
+    ([(header::CONTENT_TYPE, "text/css; charset=utf-8")], page::STYLE)
+}
+
+#[derive(Debug, Default, Deserialize)]
+struct ImageQuery {
+    map: Option<String>,
+    scale: Option<String>,
+    component: Option<String>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Form {
+    Raw,
+    Npy,
+    Png,
+}
+
+impl Form {
+    fn accepted(headers: &HeaderMap) -> Self {
+        let accept = headers.get(header::ACCEPT).and_then(|accept| accept.to_str().ok()).unwrap_or("");
+        if accept.contains("application/x-npy") {
+            Self::Npy
+        } else if accept.contains("image/png") {
+            Self::Png
+        } else {
+            Self::Raw
+        }
+    }
+}
+
+async fn result(
+    State(site): State<Arc<Site>>,
+    Path((id, name)): Path<(String, String)>,
+    query: Result<Query<ImageQuery>, QueryRejection>,
+    headers: HeaderMap,
+) -> Result<Response, Refusal> {
+    let Query(query) = query.map_err(|_| Refusal::new(StatusCode::BAD_REQUEST, "the query cannot be read"))?;
+    let view = View::parse(&query)?;
+    let accepted = Form::accepted(&headers);
+    let bytes = site.board.look(|all| find(all, &id, &name, accepted, |a, name, _| snapshot_bytes(a, name)))?;
+    // A copy of the values, and at most twice as much again while they are encoded.
+    let room = site.budget.take(bytes.unwrap_or(0).saturating_mul(2))?;
+    let (mut message, form) = site
+        .board
+        .look(|all| find(all, &id, &name, accepted, |a, name, form| Some((snapshot(a, name)?, form))))?
+        .ok_or_else(unknown_result)?;
+    message.header.time_ns = epoch_ns(SystemTime::now());
+    match form {
+        Form::Raw => Ok(held(message.framed(), "application/octet-stream", room)),
+        Form::Npy => Ok(held(view.npy(message)?, "application/x-npy", room)),
+        Form::Png => Ok(held(view.png(message)?, "image/png", room)),
+    }
+}
+
+fn unknown_result() -> Refusal {
+    Refusal::new(StatusCode::NOT_FOUND, "no such result: /api/v1/status lists them")
+}
+
+/// Finds acquisition and result; a name that is not a result may have a suffix that says the form.
+fn find<'a, T>(
+    all: impl IntoIterator<Item = &'a Acquisition, IntoIter: DoubleEndedIterator>,
+    id: &str,
+    name: &str,
+    accepted: Form,
+    read: impl Fn(&Acquisition, &str, Form) -> T,
+) -> Result<T, Refusal> {
+    let mut newest_first = all.into_iter().rev();
+    let acquisition = newest_first.find(|acquisition| id == "latest" || acquisition.id_text() == id);
+    let Some(acquisition) = acquisition else {
+        let error = "no such acquisition: /api/v1/status lists those that are remembered";
+        return Err(Refusal::new(StatusCode::NOT_FOUND, error));
+    };
+    let suffixed = [(".npy", Form::Npy), (".png", Form::Png)];
+    let candidates = suffixed.iter().filter_map(|&(suffix, form)| Some((name.strip_suffix(suffix)?, form)));
+    std::iter::once((name, accepted))
+        .chain(candidates)
+        .find(|(name, _)| snapshot_bytes(acquisition, name).is_some())
+        .map(|(name, form)| read(acquisition, name, form))
+        .ok_or_else(unknown_result)
+}
+
+/// How somebody wants to see an image.
+struct View {
+    map: Option<ColourMap>,
+    stretch: Stretch,
+    component: Option<Component>,
+}
+
+fn choice<T>(
+    key: &str,
+    value: Option<&str>,
+    names: &str,
+    parse: impl Fn(&str) -> Option<T>,
+) -> Result<Option<T>, Refusal> {
+    let Some(value) = value else { return Ok(None) };
+    let wrong = || Refusal::new(StatusCode::BAD_REQUEST, format!("{key} must be one of {names}"));
+    parse(value).map(Some).ok_or_else(wrong)
+}
+
+impl View {
+    fn parse(query: &ImageQuery) -> Result<Self, Refusal> {
+        Ok(Self {
+            map: choice("map", query.map.as_deref(), ColourMap::NAMES, ColourMap::parse)?,
+            stretch: choice("scale", query.scale.as_deref(), Stretch::NAMES, Stretch::parse)?.unwrap_or_default(),
+            component: choice("component", query.component.as_deref(), Component::NAMES, Component::parse)?,
+        })
+    }
+
+    /// The whole image, or one component of it.
+    fn npy(&self, message: Message) -> Result<Vec<u8>, Refusal> {
+        let (image, values) = parts(message)?;
+        match self.component.filter(|_| is_vector(&image)) {
+            None => Ok(npy(&image.full_shape, image.dtype, &values)),
+            Some(component) => {
+                let plane = Plane::of(&image, values, component).ok_or_else(not_flat)?;
+                let shape = &image.full_shape[..image.full_shape.len() - 1];
+                Ok(npy(shape, Precision::Double, &plane.values))
+            }
+        }
+    }
+
+    fn png(&self, message: Message) -> Result<Vec<u8>, Refusal> {
+        let (image, values) = parts(message)?;
+        let component = self.component.unwrap_or_default();
+        let is_angle = component == Component::Angle && is_vector(&image);
+        let plane = Plane::of(&image, values, component).filter(|plane| plane.height * plane.width > 0);
+        let plane = plane.ok_or_else(not_flat)?;
+        let circle = (-std::f64::consts::PI, std::f64::consts::PI);
+        let limits = if is_angle { circle } else { plane.limits().unwrap_or((0.0, 1.0)) };
+        let map = self.map.unwrap_or(if is_angle { ColourMap::Cyclic } else { ColourMap::default() });
+        png(&plane, limits, map, self.stretch).map_err(|_| not_flat())
+    }
+}
+
+fn parts(message: Message) -> Result<(ImageHeader, Vec<f64>), Refusal> {
+    message.header.image.zip(message.values).ok_or_else(unknown_result)
+}
+
+fn not_flat() -> Refusal {
+    Refusal::new(StatusCode::NOT_ACCEPTABLE, "this result cannot be shown as a picture: ask for .npy")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Only names of this machine pass, with any port, in any case.
+    #[test]
+    fn loopback_names() {
+        for host in ["localhost", "LOCALHOST:80", "127.0.0.1:8600", "[::1]", "[::1]:1"] {
+            assert!(is_loopback_name(host), "{host}");
+        }
+        for host in
+            ["", "localhost.evil.org", "127.0.0.1.nip.io", "evil.org:80", "localhost:", "localhost:x", "[::1", "::1"]
+        {
+            assert!(!is_loopback_name(host), "{host}");
+        }
+    }
+}

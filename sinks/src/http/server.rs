@@ -1,0 +1,182 @@
+//! Accepts connections, within limits, on one thread.
+
+use std::io::Write;
+use std::net::{SocketAddr, TcpListener as StdListener};
+use std::pin::pin;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use axum::Router;
+use hyper::server::conn::http1;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::service::TowerToHyperService;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{Notify, Semaphore};
+
+use super::routes;
+use crate::live::Board;
+
+/// Bounds of the server.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct HttpLimits {
+    /// Connections at once; further ones are answered 503 and closed.
+    pub connections: usize,
+    /// Bytes of a request's line and headers.
+    pub header_bytes: usize,
+    /// Longest time for a client to send its headers, also between two requests.
+    pub header_timeout: Duration,
+    /// A connection is closed after its present answer at this age, and cut 10 s later.
+    pub connection_age: Duration,
+    /// Bytes of images under way to all clients together.
+    pub image_bytes: u32,
+}
+
+impl Default for HttpLimits {
+    fn default() -> Self {
+        Self {
+            connections: 256,
+            header_bytes: 16 << 10,
+            header_timeout: Duration::from_secs(10),
+            connection_age: Duration::from_secs(60),
+            image_bytes: 256 << 20,
+        }
+    }
+}
+
+/// Time between asking a connection to end and cutting it.
+const LAST_ANSWER: Duration = Duration::from_secs(10);
+/// Pause after a failed accept: most likely too many open files.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+
+/// Why the server cannot start.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum HttpError {
+    /// Not a loopback address.
+    #[error(
+        "http address {address} can be reached from other machines, and there is no access control: use 127.0.0.1 or [::1]"
+    )]
+    NotLoopback {
+        /// As configured.
+        address: SocketAddr,
+    },
+    /// The address cannot be bound.
+    #[error("cannot listen on http address {address}: {source}")]
+    Bind {
+        /// As configured.
+        address: SocketAddr,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// No thread or runtime.
+    #[error("cannot start the http thread: {source}")]
+    Thread {
+        /// Why.
+        source: std::io::Error,
+    },
+}
+
+/// A running server; dropping it stops it and waits for its thread.
+#[derive(Debug)]
+pub struct HttpServer {
+    address: SocketAddr,
+    stop: Arc<Notify>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl HttpServer {
+    /// Binds `address` (port 0 = any free one) and starts the thread `http`.
+    pub fn spawn(board: Arc<Board>, address: SocketAddr, limits: HttpLimits) -> Result<Self, HttpError> {
+        if !address.ip().is_loopback() {
+            return Err(HttpError::NotLoopback { address });
+        }
+        let refused = |source| HttpError::Bind { address, source };
+        let listener = StdListener::bind(address).map_err(refused)?;
+        listener.set_nonblocking(true).map_err(refused)?;
+        let bound = listener.local_addr().map_err(refused)?;
+        let no_thread = |source| HttpError::Thread { source };
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(no_thread)?;
+        let stop = Arc::new(Notify::new());
+        let stopped = Arc::clone(&stop);
+        let thread = std::thread::Builder::new()
+            .name("http".to_owned())
+            .spawn(move || runtime.block_on(serve(listener, board, limits, &stopped)))
+            .map_err(no_thread)?;
+        Ok(Self { address: bound, stop, thread: Some(thread) })
+    }
+
+    /// Where it listens, with its port.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+}
+
+impl Drop for HttpServer {
+    fn drop(&mut self) {
+        self.stop.notify_one();
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join(); // A panic there has been reported by the panic hook.
+        }
+    }
+}
+
+async fn serve(listener: StdListener, board: Arc<Board>, limits: HttpLimits, stop: &Notify) {
+    let listener = match TcpListener::from_std(listener) {
+        Ok(listener) => listener,
+        Err(error) => {
+            tracing::error!(%error, "http server cannot use its listener and is off");
+            return;
+        }
+    };
+    let router = routes::router(Arc::clone(&board), limits.image_bytes);
+    let connections = Arc::new(Semaphore::new(limits.connections));
+    loop {
+        let accepted = tokio::select! {
+            () = stop.notified() => return,
+            accepted = listener.accept() => accepted,
+        };
+        let Ok((stream, _)) = accepted else {
+            tokio::time::sleep(ACCEPT_PAUSE).await;
+            continue;
+        };
+        let Ok(permit) = Arc::clone(&connections).try_acquire_owned() else {
+            board.stream.http_refused.fetch_add(1, Ordering::Relaxed);
+            refuse(stream);
+            continue;
+        };
+        let router = router.clone();
+        tokio::spawn(async move {
+            converse(stream, router, limits).await;
+            drop(permit);
+        });
+    }
+}
+
+/// One line for who comes when every place is taken; no waiting for it to be read.
+fn refuse(stream: TcpStream) {
+    const FULL: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\nconnection: close\r\ncontent-length: 0\r\n\r\n";
+    if let Ok(mut stream) = stream.into_std() {
+        let _ = stream.write(FULL); // The peer is turned away whether it hears why or not.
+    }
+}
+
+async fn converse(stream: TcpStream, router: Router, limits: HttpLimits) {
+    let _ = stream.set_nodelay(true); // Only costs latency when refused.
+    let connection = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(limits.header_timeout)
+        .max_buf_size(limits.header_bytes.max(8192))
+        .serve_connection(TokioIo::new(stream), TowerToHyperService::new(router));
+    let mut connection = pin!(connection);
+    // How a connection ends, the peer has seen itself; there is nothing left to do about it here.
+    tokio::select! {
+        _ = connection.as_mut() => return,
+        () = tokio::time::sleep(limits.connection_age) => connection.as_mut().graceful_shutdown(),
+    }
+    let _ = tokio::time::timeout(LAST_ANSWER, connection).await;
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,218 @@
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::time::SystemTime;
+
+use super::*;
+use crate::live::testing::{FakePicture, acquisition, images, same};
+use crate::live::{Kind, Precision, Status, Wiring, unframe};
+
+fn site(limits: HttpLimits) -> (Arc<Board>, HttpServer) {
+    let board = Board::new(Wiring::default());
+    let server = HttpServer::spawn(Arc::clone(&board), ([127, 0, 0, 1], 0).into(), limits).expect("server");
+    (board, server)
+}
+
+/// Status, headers in lower case, and body of the answer to these bytes.
+fn raw(server: &HttpServer, request: &[u8]) -> (u16, String, Vec<u8>) {
+    let mut stream = TcpStream::connect(server.address()).expect("connect");
+    stream.set_read_timeout(Some(Duration::from_secs(20))).expect("timeout");
+    let _ = stream.write_all(request); // The server may answer and close before it has everything.
+    let mut answer = Vec::new();
+    let _ = stream.read_to_end(&mut answer); // A reset after the answer is as good as an end.
+    let end = answer.windows(4).position(|w| w == b"\r\n\r\n").expect("headers");
+    let head = String::from_utf8(answer[..end].to_vec()).expect("ASCII").to_ascii_lowercase();
+    let status = head.split(' ').nth(1).and_then(|code| code.parse().ok()).expect("status");
+    (status, head, answer[end + 4..].to_vec())
+}
+
+fn get(server: &HttpServer, target: &str) -> (u16, String, Vec<u8>) {
+    raw(server, format!("GET {target} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n").as_bytes())
+}
+
+fn error_of(body: &[u8]) -> String {
+    let json: serde_json::Value = serde_json::from_slice(body).expect("JSON error");
+    json["error"].as_str().expect("text").to_owned()
+}
+
+/// An image comes in all three forms, under its id and as the latest, exactly as it is on the board.
+#[test]
+fn images_in_every_form() {
+    let (board, server) = site(HttpLimits::default());
+    assert_eq!(get(&server, "/api/v1/acq/latest/result/ring").0, 404);
+    board.begin(acquisition(1, vec![FakePicture::new("ring", &[6, 5]), FakePicture::new("com", &[6, 5, 2])]));
+    board.update(|a| {
+        (0..4).for_each(|row| images(a)[0].set_row(row, row as f64 * 1.5));
+        images(a)[1].set_row(0, 3.0);
+    });
+    let wanted = board.look(|all| all[0].pictures.picture(0).row_values(0..6));
+
+    let (status, head, body) = get(&server, "/api/v1/acq/01010101-0101-0101-0101-010101010101/result/ring");
+    assert_eq!(status, 200);
+    assert!(
+        head.contains("content-type: application/octet-stream") && head.contains("x-content-type-options: nosniff")
+    );
+    assert!(head.contains("content-security-policy: default-src 'self'") && head.contains("cache-control: no-store"));
+    let (header, blob) = unframe(&body).expect("framed");
+    assert_eq!((header.kind, header.result.as_deref()), (Kind::Array, Some("ring")));
+    assert!(header.time_ns > 0);
+    assert!(same(&Precision::Double.decode(blob), &wanted));
+
+    let (status, _, body) = get(&server, "/api/v1/acq/latest/result/ring.npy");
+    assert_eq!(status, 200);
+    assert!(String::from_utf8_lossy(&body[..128]).contains("'shape': (6, 5)"));
+    assert!(same(&Precision::Double.decode(&body[128..]), &wanted));
+    let (_, _, body) = get(&server, "/api/v1/acq/latest/result/com.npy?component=magnitude");
+    assert!(String::from_utf8_lossy(&body[..128]).contains("'shape': (6, 5)"));
+    assert_eq!(Precision::Double.decode(&body[128..136]), [0.0], "all positions are alike");
+    let (_, _, body) = get(&server, "/api/v1/acq/latest/result/com.npy?component=x");
+    assert_eq!(Precision::Double.decode(&body[128..136]), [3.0]);
+
+    for (target, row_0, row_3) in [
+        ("/api/v1/acq/latest/result/ring.png", [0, 0, 0, 255], [255, 255, 255, 255]),
+        ("/api/v1/acq/latest/result/ring.png?map=viridis&scale=sqrt", [71, 1, 85, 255], [252, 231, 33, 255]),
+    ] {
+        let (_, head, body) = get(&server, target);
+        assert!(head.contains("content-type: image/png"));
+        let mut reader = png::Decoder::new(std::io::Cursor::new(body)).read_info().expect("png");
+        let mut pixels = vec![0; reader.output_buffer_size().expect("small")];
+        let info = reader.next_frame(&mut pixels).expect("frame");
+        assert_eq!((info.width, info.height, info.color_type), (5, 6, png::ColorType::Rgba));
+        let pixel = |y: usize, x: usize| &pixels[(y * 5 + x) * 4..][..4];
+        assert_eq!(pixel(0, 0), row_0);
+        assert_eq!(pixel(3, 2), row_3);
+        assert_eq!(pixel(5, 0), [0, 0, 0, 0], "not measured is transparent");
+        assert_eq!(pixel(4, 0), [128, 128, 128, 255], "with a hatch");
+    }
+    assert_eq!(get(&server, "/api/v1/acq/latest/result/com.png?component=angle").0, 200);
+}
+
+/// The status can be read back by the type that wrote it, and the page, metrics and health answer.
+#[test]
+fn status_page_and_metrics() {
+    let (board, server) = site(HttpLimits::default());
+    assert!(String::from_utf8_lossy(&get(&server, "/").2).contains("No acquisition yet"));
+    let mut begun = acquisition(2, vec![FakePicture::new("<ring>", &[6, 5])]);
+    begun.gaps.insert(ronchi_pipeline::GapReason::NeverArrived, 3);
+    begun.watermarks[0].raise_visible(12);
+    board.begin(begun);
+    let status: Status = serde_json::from_slice(&get(&server, "/api/v1/status").2).expect("status");
+    let wanted = Status::of(&board, SystemTime::UNIX_EPOCH);
+    assert_eq!(status.acquisitions, wanted.acquisitions);
+    assert_eq!((status.acquisitions[0].visible, status.v), (12, 1));
+    let page = String::from_utf8(get(&server, "/").2).expect("UTF-8");
+    assert!(page.contains("scan_2") && page.contains("&lt;ring&gt;") && !page.contains("<ring>"));
+    let (status, head, body) = get(&server, "/metrics");
+    assert!(status == 200 && head.contains("openmetrics-text"));
+    assert!(String::from_utf8_lossy(&body).contains("ronchi_acquisition_visible_frames 12"));
+    assert_eq!(get(&server, "/healthz").2, b"ok\n");
+    let head_only = raw(&server, b"HEAD /healthz HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n");
+    assert_eq!((head_only.0, head_only.2.len()), (200, 0));
+}
+
+/// Foreign hosts, bodies, wrong methods, strange names and wrong queries are refused in JSON, and nothing breaks.
+#[test]
+fn hostile_requests_are_refused() {
+    let (board, server) = site(HttpLimits::default());
+    board.begin(acquisition(1, vec![FakePicture::new("ring", &[6, 5])]));
+    let send = |text: &str| raw(&server, text.replace('\n', "\r\n").as_bytes());
+    assert_eq!(send("GET / HTTP/1.1\nhost: evil.example\nconnection: close\n\n").0, 403);
+    assert_eq!(send("GET / HTTP/1.1\nconnection: close\n\n").0, 400);
+    assert_eq!(send("GET / HTTP/1.1\nhost: localhost\nhost: evil.example\nconnection: close\n\n").0, 400);
+    let (status, _, body) = send("POST /api/v1/status HTTP/1.1\nhost: localhost\nconnection: close\n\n");
+    assert_eq!((status, error_of(&body).as_str()), (405, "only GET and HEAD"));
+    assert_eq!(send("GET / HTTP/1.1\nhost: localhost\ncontent-length: 1073741824\n\n").0, 413);
+    assert_eq!(send("GET / HTTP/1.1\nhost: localhost\ntransfer-encoding: chunked\n\n").0, 413);
+    assert_eq!(send(&format!("GET / HTTP/1.1\nhost: localhost\nx: {}\n\n", "a".repeat(1 << 20))).0, 431);
+    assert_eq!(send(&format!("GET /{} HTTP/1.1\nhost: localhost\n\n", "a".repeat(1 << 20))).0, 431);
+    assert_eq!(send("\u{16}\u{3}\u{1} not http\n\n").0, 400);
+    for name in
+        ["../../etc/passwd", "..%2f..%2fetc%2fpasswd", "%00", "ring%00.npy", "ring.exe", ".npy", "", "%ff", "ring/x"]
+    {
+        for id in ["latest", "..", "%2e%2e%2f", "01010101-0101-0101-0101-010101010102"] {
+            let (status, _, body) = get(&server, &format!("/api/v1/acq/{id}/result/{name}"));
+            assert!(status == 404 || status == 400, "{id}/{name}: {status}");
+            assert!(!String::from_utf8_lossy(&body).contains("/src/"));
+        }
+    }
+    let (status, _, body) = get(&server, "/api/v1/acq/latest/result/ring.png?map=rainbow");
+    assert_eq!((status, error_of(&body).as_str()), (400, "map must be one of gray, viridis, cyclic"));
+    assert_eq!(get(&server, "/api/v1/acq/latest/result/ring.png?component=z").0, 400);
+    assert_eq!(get(&server, "/nowhere").0, 404);
+    assert_eq!(get(&server, "/healthz").0, 200);
+    assert!(board.stream.http_refused.load(Ordering::Relaxed) >= 5);
+}
+
+/// A client that sends its headers too slowly, or none, is disconnected.
+#[test]
+fn slow_headers_are_cut() {
+    let limits = HttpLimits { header_timeout: Duration::from_millis(50), ..HttpLimits::default() };
+    let (_board, server) = site(limits);
+    for start in ["", "GET / HTTP/1.1\r\nhost: loc"] {
+        let mut stream = TcpStream::connect(server.address()).expect("connect");
+        stream.set_read_timeout(Some(Duration::from_secs(20))).expect("timeout");
+        stream.write_all(start.as_bytes()).expect("write");
+        let mut rest = Vec::new();
+        stream.read_to_end(&mut rest).expect("closed by the server, not by our timeout");
+    }
+}
+
+/// Connections beyond the limit are turned away with 503, and places come back.
+#[test]
+fn connections_are_limited() {
+    let (_board, server) = site(HttpLimits { connections: 2, ..HttpLimits::default() });
+    let holders: Vec<TcpStream> = (0..2)
+        .map(|_| {
+            let mut stream = TcpStream::connect(server.address()).expect("connect");
+            stream.write_all(b"GET /healthz HTTP/1.1\r\nhost: localhost\r\n\r\n").expect("write");
+            stream.read_exact(&mut [0; 12]).expect("an answer: the place is taken");
+            stream
+        })
+        .collect();
+    let mut third = TcpStream::connect(server.address()).expect("connect");
+    third.set_read_timeout(Some(Duration::from_secs(20))).expect("timeout");
+    let mut answer = String::new();
+    third.read_to_string(&mut answer).expect("closed");
+    assert!(answer.starts_with("HTTP/1.1 503"), "{answer}");
+    drop(holders);
+    let deadline = std::time::Instant::now() + Duration::from_secs(20);
+    while get(&server, "/healthz").0 != 200 {
+        assert!(std::time::Instant::now() < deadline, "places come back");
+        std::thread::yield_now();
+    }
+}
+
+/// Clients that ask for large images and do not read them cannot make the server hold more than its budget.
+#[test]
+fn slow_readers_are_bounded() {
+    let (board, server) = site(HttpLimits { image_bytes: 40 << 20, ..HttpLimits::default() });
+    board.begin(acquisition(1, vec![FakePicture::new("big", &[1024, 1024])])); // 8 MiB, 16 of budget
+    let request = b"GET /api/v1/acq/latest/result/big HTTP/1.1\r\nhost: localhost\r\n\r\n";
+    let statuses: Vec<(String, TcpStream)> = (0..5)
+        .map(|_| {
+            let mut stream = TcpStream::connect(server.address()).expect("connect");
+            stream.write_all(request).expect("write");
+            let mut status = [0; 12];
+            stream.read_exact(&mut status).expect("status line");
+            (String::from_utf8_lossy(&status[9..]).into_owned(), stream)
+        })
+        .collect();
+    let codes: Vec<&str> = statuses.iter().map(|(code, _)| code.as_str()).collect();
+    assert_eq!(codes, ["200", "200", "503", "503", "503"]);
+    drop(statuses);
+    let deadline = std::time::Instant::now() + Duration::from_secs(20);
+    while get(&server, "/api/v1/acq/latest/result/big").0 != 200 {
+        assert!(std::time::Instant::now() < deadline, "room comes back");
+        std::thread::yield_now();
+    }
+}
+
+/// Only this machine is served.
+#[test]
+fn other_machines_are_refused() {
+    for address in ["0.0.0.0:0", "[::]:0", "192.168.1.1:80"] {
+        let board = Board::new(Wiring::default());
+        let address: SocketAddr = address.parse().expect("address");
+        let error = HttpServer::spawn(board, address, HttpLimits::default()).expect_err("refused");
+        assert!(matches!(error, HttpError::NotLoopback { .. }), "{error}");
+    }
+}

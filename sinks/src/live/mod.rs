@@ -1,0 +1,32 @@
+//! The live stream: the board that the reducers write, and what turns it into messages for programs.
+//!
+//! # Place in the path
+//! `reducer -> Board -> Feed -> ZMQ XPUB`; HTTP and metrics read the same board. Wire to live image is two queues, both
+//! left of here; from the board on there is none, only the newest state.
+//!
+//! # Limits
+//! Images of [`ACQUISITIONS_MAX`] acquisitions, of at most [`UNFINISHED_MAX`] while more are unfinished; per subscriber, four messages per topic in the transport.
+
+mod board;
+mod colour;
+mod feed;
+mod gate;
+mod message;
+mod picture;
+mod publisher;
+mod status;
+#[cfg(test)]
+pub(crate) mod testing;
+
+pub use board::{
+    ACQUISITIONS_MAX, Acquisition, Board, Gauge, Link, Queue, State, StreamCounters, UNFINISHED_MAX, Waited, Wiring,
+};
+pub use colour::{ColourMap, Component, Plane, Stretch, is_vector};
+pub use feed::{Collected, Feed, Interest, Pace, snapshot, snapshot_bytes};
+pub use message::{Header, ImageHeader, ImageRegion, Kind, Message, VERSION, frame, npy, unframe};
+pub use picture::{Axis, NoPictures, Picture, Pictures, Precision, Quality, picture_named, row_length};
+pub use publisher::{Publisher, StreamError, StreamPlan};
+pub use status::{
+    AcquisitionStatus, DiskStatus, LinkStatus, PoolStatus, QueueStatus, ResultStatus, Status, StreamStatus,
+    disk_free_bytes, link_counters,
+};

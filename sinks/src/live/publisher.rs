@@ -1,0 +1,233 @@
+//! The ZMQ publisher: one thread that owns an XPUB socket and a [`Feed`].
+//!
+//! # Place in the path
+//! Sleeps on the board's condition variable, so that a merge is on its way to subscribers in well under a millisecond;
+//! looks for new subscriptions at least every [`SUBSCRIPTION_POLL`], because a ZMQ socket cannot wake that variable.
+//!
+//! # Limits
+//! libzmq keeps at most four messages per topic for each subscriber and then drops new ones for that subscriber alone:
+//! sends never block, and the thread never waits for anybody. The drop is silent in libzmq, so it is the subscriber who
+//! sees it, as a hole in `seq`; only messages that the socket refuses altogether are counted here. Messages *from*
+//! subscribers are subscriptions, at most [`SUBSCRIPTION_BYTES_MAX`] long; a longer one closes the connection.
+//! Connections beyond [`StreamPlan::subscriber_count`] are turned away (see `gate.rs`). What libzmq does not bound is the
+//! number of different subscriptions of one peer.
+//!
+//! # Errors
+//! [`StreamError`] leaves `spawn`. A send that fails is counted and the next whole image is sent early.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant, SystemTime};
+
+use super::board::{Acquisition, Board, Waited};
+use super::feed::{Collected, Feed, Interest, Pace};
+use super::gate::Gate;
+use super::message::Message;
+use crate::time::epoch_ns;
+
+/// Longest time until a subscription is answered.
+const SUBSCRIPTION_POLL: Duration = Duration::from_millis(10);
+/// Shortest time between two looks at a board that keeps changing: leaves the lock to the reducers.
+const LOOK_PAUSE: Duration = Duration::from_micros(500);
+/// Longest subscription: topics are shorter than 200 bytes.
+const SUBSCRIPTION_BYTES_MAX: i64 = 1024;
+/// Most subscriptions handled before the next look at the board.
+const SUBSCRIPTIONS_AT_ONCE: usize = 1024;
+/// Messages per topic that libzmq keeps for a subscriber.
+const MESSAGES_PER_TOPIC: i32 = 4;
+/// A peer that has not finished the ZMTP greeting by then is disconnected, in ms.
+const HANDSHAKE_MS: i32 = 2000;
+/// Kernel buffer per subscriber, in bytes: a slow one sees old images for no longer than this takes to drain.
+const SEND_BUFFER_BYTES: i32 = 1 << 20;
+
+/// Where and how to publish.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StreamPlan {
+    /// ZMQ endpoint to bind: `tcp://127.0.0.1:PORT` (`*` = any free port), `tcp://[::1]:PORT` or `ipc://PATH`.
+    pub endpoint: String,
+    /// How often to send.
+    pub pace: Pace,
+    /// Number of results of one acquisition: sizes the queue of a subscriber.
+    pub result_count: u32,
+    /// Most subscribers; further ones are turned away.
+    pub subscriber_count: u32,
+}
+
+impl StreamPlan {
+    fn messages_max(&self) -> i32 {
+        let topics = i32::try_from(self.result_count.min(1 << 16)).unwrap_or(1 << 16) + 2;
+        MESSAGES_PER_TOPIC * topics
+    }
+}
+
+/// Why the stream cannot start.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum StreamError {
+    /// Not a loopback address.
+    #[error(
+        "live stream endpoint {endpoint} is not on this machine: use tcp://127.0.0.1:PORT, tcp://[::1]:PORT or \
+         ipc://PATH (the stream has no access control)"
+    )]
+    NotLoopback {
+        /// As configured.
+        endpoint: String,
+    },
+    /// libzmq refused.
+    #[error("cannot publish on {endpoint}: {source}")]
+    Zmq {
+        /// As configured.
+        endpoint: String,
+        /// Why.
+        source: zmq::Error,
+    },
+    /// No thread.
+    #[error("cannot start the publisher thread: {source}")]
+    Thread {
+        /// Why.
+        source: std::io::Error,
+    },
+}
+
+fn is_local(endpoint: &str) -> bool {
+    let Some(address) = endpoint.strip_prefix("tcp://") else {
+        return endpoint.starts_with("ipc://") || endpoint.starts_with("inproc://");
+    };
+    let host = address.rsplit_once(':').map_or(address, |(host, _)| host);
+    let host = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);
+    host.parse::<std::net::IpAddr>().is_ok_and(|address| address.is_loopback())
+}
+
+/// A running publisher; stops when the board closes or when it is dropped, which waits for it.
+#[derive(Debug)]
+pub struct Publisher {
+    endpoint: String,
+    stop: Arc<AtomicBool>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Publisher {
+    /// Binds and starts the thread `live-zmq`.
+    pub fn spawn(board: Arc<Board>, plan: &StreamPlan) -> Result<Self, StreamError> {
+        if !is_local(&plan.endpoint) {
+            return Err(StreamError::NotLoopback { endpoint: plan.endpoint.clone() });
+        }
+        let refused = |source| StreamError::Zmq { endpoint: plan.endpoint.clone(), source };
+        let (socket, gate, endpoint) = bind(plan).map_err(refused)?;
+        let feed = Feed::new(plan.pace, Interest::default());
+        let stop = Arc::new(AtomicBool::new(false));
+        let stopped = Arc::clone(&stop);
+        let thread = std::thread::Builder::new()
+            .name("live-zmq".to_owned())
+            .spawn(move || publish(&socket, gate, feed, &board, &stopped))
+            .map_err(|source| StreamError::Thread { source })?;
+        Ok(Self { endpoint, stop, thread: Some(thread) })
+    }
+
+    /// The endpoint that subscribers connect to, with its port.
+    pub fn endpoint(&self) -> &str {
+        &self.endpoint
+    }
+}
+
+impl Drop for Publisher {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Relaxed); // Seen within SUBSCRIPTION_POLL.
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join(); // A panic there has been reported by the panic hook.
+        }
+    }
+}
+
+fn bind(plan: &StreamPlan) -> Result<(zmq::Socket, Gate, String), zmq::Error> {
+    let context = zmq::Context::new();
+    let socket = context.socket(zmq::XPUB)?;
+    socket.set_ipv6(plan.endpoint.starts_with("tcp://["))?;
+    socket.set_xpub_verbose(true)?;
+    socket.set_sndhwm(plan.messages_max())?;
+    socket.set_sndbuf(SEND_BUFFER_BYTES)?;
+    socket.set_maxmsgsize(SUBSCRIPTION_BYTES_MAX)?;
+    socket.set_handshake_ivl(HANDSHAKE_MS)?;
+    socket.set_linger(100)?; // The last images and `end` may still leave, a stuck subscriber does not hold us up.
+    let gate = Gate::new(&context, &socket, plan.subscriber_count as usize)?;
+    socket.bind(&plan.endpoint)?;
+    let endpoint = socket.get_last_endpoint()?.unwrap_or_else(|_| plan.endpoint.clone());
+    Ok((socket, gate, endpoint))
+}
+
+fn publish(socket: &zmq::Socket, mut gate: Gate, mut feed: Feed, board: &Board, stop: &AtomicBool) {
+    let mut seen = 0;
+    while !stop.load(Ordering::Relaxed) {
+        count(&board.stream.subscribers_refused, gate.step());
+        board.stream.subscribers.store(gate.connection_count() as u64, Ordering::Relaxed);
+        let more_subscriptions = take_subscriptions(socket, &mut feed, board);
+        let looked_at = Instant::now();
+        let collected = board.look(|acquisitions: &VecDeque<Acquisition>| feed.collect(acquisitions, looked_at));
+        send_all(socket, &mut feed, board, &collected);
+        std::thread::sleep(LOOK_PAUSE.saturating_sub(looked_at.elapsed()));
+        let patience = collected.wake_at.map_or(SUBSCRIPTION_POLL, |at| at.saturating_duration_since(Instant::now()));
+        let patience = if more_subscriptions { Duration::ZERO } else { patience.min(SUBSCRIPTION_POLL) };
+        match board.wait(seen, patience) {
+            Waited::Changed(version) => seen = version,
+            Waited::Unchanged => {}
+            Waited::Closed => break,
+        }
+    }
+    // The last state of everything, for who is still there.
+    take_subscriptions(socket, &mut feed, board);
+    let collected = board.look(|acquisitions| feed.collect_last(acquisitions, Instant::now()));
+    send_all(socket, &mut feed, board, &collected);
+}
+
+/// Hands new subscriptions to the feed; `true` when there may be more.
+fn take_subscriptions(socket: &zmq::Socket, feed: &mut Feed, board: &Board) -> bool {
+    let mut message = zmq::Message::new();
+    for _ in 0..SUBSCRIPTIONS_AT_ONCE {
+        if socket.recv(&mut message, zmq::DONTWAIT).is_err() {
+            return false;
+        }
+        match message.split_first() {
+            Some((1, prefix)) => {
+                count(&board.stream.subscriptions, 1);
+                feed.subscribed(prefix);
+            }
+            Some((0, prefix)) => feed.unsubscribed(prefix),
+            _ => {} // Anything else a peer may send means nothing to us.
+        }
+    }
+    true
+}
+
+fn count(counter: &AtomicU64, number: u64) {
+    counter.fetch_add(number, Ordering::Relaxed);
+}
+
+fn send_all(socket: &zmq::Socket, feed: &mut Feed, board: &Board, collected: &Collected) {
+    for message in &collected.messages {
+        match send(socket, message) {
+            Ok(bytes) => {
+                count(&board.stream.messages, 1);
+                count(&board.stream.bytes, bytes);
+            }
+            Err(_) => {
+                count(&board.stream.discarded, 1);
+                feed.lost(&message.topic);
+            }
+        }
+    }
+}
+
+fn send(socket: &zmq::Socket, message: &Message) -> Result<u64, zmq::Error> {
+    let mut header = message.header.clone();
+    header.time_ns = epoch_ns(SystemTime::now());
+    let mut parts = vec![message.topic.clone().into_bytes(), header.to_json()];
+    parts.extend(message.blob());
+    let bytes = parts.iter().map(|part| part.len() as u64).sum();
+    socket.send_multipart(parts, zmq::DONTWAIT)?;
+    Ok(bytes)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,221 @@
+//! The clerk: a helper thread that creates, names and removes files, so that the writer thread never waits for that.
+//!
+//! # Place in the path
+//! The writer asks for the next segment while it fills the current one, and hands over documents to be replaced.
+//! Jobs are done in order; answers come back by channel. Should the thread die, the answers are disconnected.
+
+use std::fs::{self, File};
+use std::io;
+use std::os::unix::fs::{FileExt as _, OpenOptionsExt as _};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::thread::JoinHandle;
+
+use crossbeam_channel::{Receiver, Sender, unbounded};
+use ronchi_pipeline::format::{Page0, Trailer, page1};
+use ronchi_pipeline::{Layout, PixelType, SECTOR_BYTES, SigShape};
+use rustix::fs::{FallocateFlags, fallocate};
+
+use super::data_set::TileFiles;
+use super::disk::Page;
+use super::error::{Context as _, StorageError};
+use super::{files, table};
+
+/// Something to do with files.
+pub(super) enum Job {
+    /// Create a segment file.
+    Prepare(Box<NewSegment>),
+    /// Remove a segment that was prepared and not used.
+    Discard(Arc<TileFiles>, u64),
+    /// Replace a document that may be lost in a power cut (progress).
+    Replace(PathBuf, Vec<u8>),
+    /// The arrays of a tile have this many frames now.
+    Resize(Arc<TileFiles>, u64),
+    /// Replace a document durably and answer: the tile has ended.
+    Finish(u64, PathBuf, Vec<u8>),
+}
+
+/// A segment to create.
+#[derive(Clone)]
+pub(super) struct NewSegment {
+    pub(super) tile_key: u64,
+    pub(super) files: Arc<TileFiles>,
+    pub(super) number: u64,
+    pub(super) uuid: [u8; 16],
+    pub(super) tile: u32,
+    pub(super) layout: Layout,
+    pub(super) shape: SigShape,
+    pub(super) pixel: PixelType,
+    pub(super) is_direct: bool,
+}
+
+/// What was done.
+pub(super) enum Answer {
+    /// A segment is there, or could not be made.
+    Prepared(u64, u64, Result<File, StorageError>),
+    /// The last document of a tile is written.
+    Finished(u64, Result<(), StorageError>),
+}
+
+/// The thread and its queues. The queues have no bound of their own: the writer asks for at most two segments and a few
+/// documents per tile and publication.
+pub(super) struct Clerk {
+    jobs: Option<Sender<Job>>,
+    pub(super) answers: Receiver<Answer>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Clerk {
+    pub(super) fn spawn() -> io::Result<Self> {
+        let (jobs, queue) = unbounded();
+        let (answer, answers) = unbounded();
+        let work = move || {
+            for job in queue {
+                if let Some(done) = perform(job)
+                    && answer.send(done).is_err()
+                {
+                    return;
+                }
+            }
+        };
+        let thread = std::thread::Builder::new().name("ronchi-clerk".to_owned()).spawn(work)?;
+        Ok(Self { jobs: Some(jobs), answers, thread: Some(thread) })
+    }
+
+    /// A clerk whose thread has died.
+    #[cfg(test)]
+    pub(super) fn dead() -> Self {
+        Self { jobs: Some(unbounded().0), answers: unbounded().1, thread: None }
+    }
+
+    pub(super) fn ask(&self, job: Job) {
+        if let Some(jobs) = &self.jobs {
+            let _ = jobs.send(job); // A thread that died is noticed by who waits for its answers.
+        }
+    }
+}
+
+impl Drop for Clerk {
+    fn drop(&mut self) {
+        self.jobs = None;
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+fn perform(job: Job) -> Option<Answer> {
+    let result = match job {
+        Job::Prepare(new) => return Some(Answer::Prepared(new.tile_key, new.number, prepare(&new))),
+        Job::Finish(key, path, bytes) => return Some(Answer::Finished(key, files::replace(&path, &bytes, true))),
+        Job::Discard(files, number) => {
+            discard(&files, number);
+            Ok(())
+        }
+        Job::Replace(path, bytes) => files::replace(&path, &bytes, false),
+        Job::Resize(files, frame_count) => {
+            let table = files.base.join("frame_table");
+            files
+                .write_metadata(frame_count)
+                .and_then(|()| table::write_metadata(&table, frame_count, table::rows_per_file(None)))
+        }
+    };
+    if let Err(error) = result {
+        tracing::error!(%error, "a document of the data set could not be replaced");
+    }
+    None
+}
+
+fn segment_path(array: &Path, number: u64) -> PathBuf {
+    array.join("c").join(number.to_string()).join("0").join("0")
+}
+
+/// Creates a segment: preallocated, pages 0 and 1 with every chunk absent, synced, named, and its names durable.
+fn prepare(new: &NewSegment) -> Result<File, StorageError> {
+    let path = segment_path(&new.files.array, new.number);
+    let part = path.with_extension("part");
+    let parent = path.parent().unwrap_or(&path);
+    files::create_dirs(parent)?;
+    let file = open(&part, new.is_direct).context("create", &part)?;
+    let result = fill(&file, new).context("prepare", &part).and_then(|()| {
+        fs::rename(&part, &path).context("rename", &part)?;
+        files::sync_dir(parent)
+    });
+    if let Err(error) = result {
+        let _ = fs::remove_file(&part); // Best effort: a `.part` is ignored by every reader.
+        return Err(error);
+    }
+    link(new, &path)?;
+    Ok(file)
+}
+
+/// Opens a new file for direct I/O, or for buffered where the file system knows no other.
+fn open(path: &Path, is_direct: bool) -> io::Result<File> {
+    let mut options = File::options();
+    options.write(true).read(true).create(true).truncate(true);
+    if is_direct {
+        match options.clone().custom_flags(libc::O_DIRECT).open(path) {
+            Err(error) if error.raw_os_error() == Some(libc::EINVAL) => {}
+            result => return result,
+        }
+    }
+    options.open(path)
+}
+
+fn fill(file: &File, new: &NewSegment) -> io::Result<()> {
+    let bytes = new.layout.segment_bytes();
+    match fallocate(file, FallocateFlags::empty(), 0, bytes) {
+        Err(rustix::io::Errno::OPNOTSUPP | rustix::io::Errno::NOSYS) => file.set_len(bytes)?,
+        result => result?,
+    }
+    let trailer = Trailer {
+        uuid: new.uuid,
+        tile: new.tile,
+        is_sealed: false,
+        has_gaps: false,
+        segment: new.number,
+        first_frame: new.number * new.layout.frames_per_segment(),
+        frames_written: 0,
+        frames_per_chunk: new.layout.frames_per_chunk,
+    };
+    let page0 = Page0 { trailer, chunks: vec![None; new.layout.chunks_per_segment as usize] };
+    let page1 = page1(new.layout.frames_per_segment(), new.shape, new.pixel);
+    write_page(file, &Page(*page1), SECTOR_BYTES as u64)?;
+    write_page(file, &Page(*page0.encode(new.layout.frame_bytes)), 0)?;
+    file.sync_all()
+}
+
+fn write_page(file: &File, page: &Page, offset: u64) -> io::Result<()> {
+    file.write_all_at(&page.0, offset)
+}
+
+/// For a tile of a regular grid: the link that puts this segment into the array of whole frames.
+fn link(new: &NewSegment, path: &Path) -> Result<(), StorageError> {
+    let Some((whole, ty, tx)) = &new.files.whole else { return Ok(()) };
+    let directory = whole.join("c").join(new.number.to_string()).join(ty.to_string());
+    files::create_dirs(&directory)?;
+    let Some(root) = whole.parent() else { return Ok(()) };
+    let target = Path::new("../../../..").join(path.strip_prefix(root).unwrap_or(path));
+    let link = directory.join(tx.to_string());
+    match std::os::unix::fs::symlink(&target, &link) {
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+        result => result.context("link", &link)?,
+    }
+    files::sync_dir(&directory)
+}
+
+/// Removes an unused segment, its link, and the directories that held nothing else.
+fn discard(files: &TileFiles, number: u64) {
+    let path = segment_path(&files.array, number);
+    // Best effort: what is left over reads as fill.
+    let _ = fs::remove_file(&path);
+    for directory in path.ancestors().skip(1).take(2) {
+        let _ = fs::remove_dir(directory);
+    }
+    if let Some((whole, ty, tx)) = &files.whole {
+        let directory = whole.join("c").join(number.to_string());
+        let _ = fs::remove_file(directory.join(ty.to_string()).join(tx.to_string()));
+        let _ = fs::remove_dir(directory.join(ty.to_string()));
+        let _ = fs::remove_dir(directory);
+    }
+}

@@ -1,0 +1,83 @@
+//! What can go wrong with files, in words for the operator.
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+use ronchi_pipeline::format::FormatError;
+
+/// Why storage failed.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum StorageError {
+    /// The name cannot be a directory of ours.
+    #[error(
+        "{name:?} is no name for a data set or result: use letters, digits and . _ - (at most 128), not first . _ -"
+    )]
+    Name {
+        /// As given.
+        name: String,
+    },
+    /// A data set of this name is there already.
+    #[error("{path} exists already")]
+    Exists {
+        /// Its directory.
+        path: PathBuf,
+    },
+    /// The system refused.
+    #[error("cannot {action} {path}: {source}")]
+    Io {
+        /// What was tried.
+        action: &'static str,
+        /// On what.
+        path: PathBuf,
+        /// Why not.
+        source: io::Error,
+    },
+    /// A file is not what it should be.
+    #[error("{path}: {source}")]
+    Format {
+        /// Which file.
+        path: PathBuf,
+        /// What is wrong with it.
+        source: FormatError,
+    },
+    /// A size does not agree with the shape.
+    #[error("result {name} has {got_bytes} bytes, its shape needs {want_bytes}")]
+    ResultSize {
+        /// Name of the result.
+        name: String,
+        /// As given.
+        got_bytes: u64,
+        /// By shape and type.
+        want_bytes: u64,
+    },
+    /// The data set has no such tile.
+    #[error("tile {tile} is not in {path}")]
+    NoTile {
+        /// As asked for.
+        tile: u32,
+        /// The data set.
+        path: PathBuf,
+    },
+    /// More was asked for than the data set holds or one call gives.
+    #[error("frames {first}..{end} asked for, {allowed} may be read at once")]
+    Range {
+        /// First frame.
+        first: u64,
+        /// End of the range.
+        end: u64,
+        /// What is allowed.
+        allowed: String,
+    },
+}
+
+/// Adds action and path to an I/O error.
+pub(super) trait Context<T> {
+    fn context(self, action: &'static str, path: &Path) -> Result<T, StorageError>;
+}
+
+impl<T, E: Into<io::Error>> Context<T> for Result<T, E> {
+    fn context(self, action: &'static str, path: &Path) -> Result<T, StorageError> {
+        self.map_err(|source| StorageError::Io { action, path: path.to_owned(), source: source.into() })
+    }
+}

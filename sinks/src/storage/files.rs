@@ -1,0 +1,64 @@
+//! Small files: always whole, by temporary name, sync and rename.
+
+use std::fs::{self, File};
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+
+use serde_json::Value;
+
+use super::error::{Context as _, StorageError};
+
+/// Largest metadata file that is read, in bytes.
+pub(super) const METADATA_BYTES_MAX: u64 = 64 << 20;
+
+/// Replaces `path` by a file with these bytes: a reader sees the old or the new one, never a part.
+pub(super) fn replace(path: &Path, bytes: &[u8], is_durable: bool) -> Result<(), StorageError> {
+    let mut part = path.as_os_str().to_owned();
+    part.push(".part");
+    let part = PathBuf::from(part);
+    let mut file = File::create(&part).context("create", &part)?;
+    file.write_all(bytes).context("write", &part)?;
+    if is_durable {
+        file.sync_data().context("sync", &part)?;
+    }
+    fs::rename(&part, path).context("rename", &part)?;
+    match path.parent() {
+        Some(parent) if is_durable => sync_dir(parent),
+        _ => Ok(()),
+    }
+}
+
+/// Replaces `path` durably by this document.
+pub(super) fn replace_json(path: &Path, json: &Value) -> Result<(), StorageError> {
+    replace(path, format!("{json:#}\n").as_bytes(), true)
+}
+
+/// Makes the names in a directory durable.
+pub(super) fn sync_dir(path: &Path) -> Result<(), StorageError> {
+    File::open(path).and_then(|directory| directory.sync_all()).context("sync directory", path)
+}
+
+/// Creates a directory and those above it, each with its name durable in its parent.
+pub(super) fn create_dirs(path: &Path) -> Result<(), StorageError> {
+    if path.is_dir() {
+        return Ok(());
+    }
+    if let Some(parent) = path.parent() {
+        create_dirs(parent)?;
+    }
+    match fs::create_dir(path) {
+        Err(error) if error.kind() != std::io::ErrorKind::AlreadyExists => return Err(error).context("create", path),
+        _ => {}
+    }
+    path.parent().map_or(Ok(()), sync_dir)
+}
+
+/// Reads a metadata file, refusing one of unlikely size.
+pub(super) fn read_text(path: &Path) -> Result<String, StorageError> {
+    let bytes = fs::metadata(path).context("read", path)?.len();
+    if bytes > METADATA_BYTES_MAX {
+        let error = std::io::Error::other(format!("{bytes} bytes, at most {METADATA_BYTES_MAX} are read"));
+        return Err(error).context("read", path);
+    }
+    fs::read_to_string(path).context("read", path)
+}

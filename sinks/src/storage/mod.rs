@@ -1,0 +1,35 @@
+//! The data set on disk: writer, reader, and the directory they share. `docs/format.md` draws every byte.
+//!
+//! # Place in the path
+//! [`Writer`] takes blocks off the raw queue; [`DataSet`] is the directory it writes into; [`Reader`] opens one, also
+//! while it grows, for back-fill, `verify` and tests.
+//!
+//! # Invariants
+//! - I1: raw bytes are never copied between the pool and the disk, except sectors that blocks share.
+//! - I2: nothing is called durable before a sync that was submitted after its writes, and after the page 0 and the table
+//!   rows that name it, has ended well.
+//! - I3: a failure makes gaps, never wrong pixels, and never stops the rest.
+//!
+//! # Limits
+//! Writes in flight, open segments (two per link, and those being sealed), shared sectors (16 MiB per segment).
+
+mod clerk;
+mod data_set;
+mod disk;
+mod error;
+mod files;
+mod plan;
+mod pwrite;
+mod reader;
+mod segment;
+mod table;
+mod tile;
+mod uring;
+mod writer;
+
+pub use data_set::{DataSet, NewDataSet, ResultArray, TileOutcome};
+pub use disk::{Action, Bytes, Disk, DiskFile, Done, Op, Page, Purpose, Tag};
+pub use error::StorageError;
+pub use plan::{DiskChoice, WriterPlan, WriterReport};
+pub use reader::{Flaw, Reader, ReaderTile, Verification};
+pub use writer::{OnTileEnd, OpenDataSet, TileEnd, Writer};

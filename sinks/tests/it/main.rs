@@ -1,0 +1,3 @@
+//! Integration tests of the sinks, one module per sink.
+
+mod storage;

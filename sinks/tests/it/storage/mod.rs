@@ -1,0 +1,5 @@
+//! Data sets written through the writer and read back through the reader.
+
+mod faults;
+mod rig;
+mod round_trip;

@@ -1,0 +1,269 @@
+//! A receiver in miniature: feeds frames of known content to a writer and checks what is on disk afterwards.
+
+use std::collections::BTreeSet;
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::mpsc;
+use std::time::Duration;
+
+use crossbeam_channel::bounded;
+use ronchi_pipeline::format::DataSetState;
+use ronchi_pipeline::{
+    Announcement, Block, BlockMut, End, EndReason, Event, GapReason, Gaps, Layout, LinkCounters, PixelType, Pool,
+    Region, Series, SigShape,
+};
+use ronchi_sinks::storage::{DataSet, Disk, NewDataSet, Reader, TileEnd, Writer, WriterPlan};
+use tempfile::TempDir;
+
+/// A disk wrapped around the plan's own.
+pub(super) type Wrap = Box<dyn FnOnce(Box<dyn Disk>) -> Box<dyn Disk>>;
+
+/// A look at the data set's directory.
+pub(super) type Look = Box<dyn FnOnce(&Path)>;
+
+/// What to write and how.
+pub(super) struct Rig {
+    pub(super) detector: SigShape,
+    pub(super) regions: Vec<Region>,
+    pub(super) pixel: PixelType,
+    pub(super) k: u32,
+    pub(super) n: u32,
+    pub(super) announced: Option<u64>,
+    pub(super) plan: WriterPlan,
+    pub(super) wrap: Option<Wrap>,
+    /// Looks at the data set before the series ends.
+    pub(super) during: Option<Look>,
+    /// The receiver dies: no series is ended.
+    pub(super) is_cut_off: bool,
+    pub(super) pool: Pool,
+    pub(super) dir: TempDir,
+}
+
+/// What came of it.
+pub(super) struct Written {
+    pub(super) path: PathBuf,
+    pub(super) ends: Vec<TileEnd>,
+    pub(super) series: Vec<Arc<Series>>,
+    pub(super) _dir: TempDir,
+}
+
+/// Frames of one block of one link: the block begins at the first frame; frames not listed are missing in it.
+pub(super) type Feed = (u32, Vec<u64>);
+
+pub(super) fn tempdir() -> TempDir {
+    tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).expect("temporary directory")
+}
+
+impl Rig {
+    /// One link with frames of this shape.
+    pub(super) fn new(detector: SigShape, pixel: &str, k: u32, n: u32, announced: Option<u64>) -> Self {
+        let pixel = PixelType::from_numpy_name(pixel).expect("pixel type");
+        let dir = tempdir();
+        let chunk_bytes = detector.pixel_count() * pixel.bytes() as u64 * u64::from(k);
+        let pool = Pool::new(24, Layout::slot_bytes(chunk_bytes) as usize).expect("pool");
+        let mut plan = WriterPlan::new(dir.path().to_owned());
+        plan.pool = Some(pool.clone());
+        plan.publish_interval = Duration::from_millis(2);
+        plan.sync_interval = Duration::from_millis(5);
+        plan.counters = vec![Arc::default(), Arc::default()];
+        Self {
+            detector,
+            regions: vec![detector.region()],
+            pixel,
+            k,
+            n,
+            announced,
+            plan,
+            wrap: None,
+            during: None,
+            is_cut_off: false,
+            pool,
+            dir,
+        }
+    }
+
+    pub(super) fn series(&self, link: usize) -> Arc<Series> {
+        let region = self.regions[link];
+        let frame_bytes = region.pixel_count() * self.pixel.bytes() as u64;
+        Arc::new(Series {
+            acquisition: *b"0123456789abcdef",
+            name: "scan".into(),
+            link: link as u32,
+            link_count: self.regions.len() as u32,
+            announced: Announcement {
+                series_id: "1".into(),
+                frame_count: self.announced,
+                scan: None,
+                detector: self.detector,
+                region,
+                pixel: self.pixel,
+                vendor_header: "HDR".into(),
+            },
+            scan: None,
+            layout: Layout { frame_bytes, frames_per_chunk: self.k, chunks_per_segment: self.n },
+        })
+    }
+
+    /// Writes these blocks in this order and ends every link regularly.
+    pub(super) fn write(mut self, feeds: &[Feed]) -> Written {
+        let series: Vec<_> = (0..self.regions.len()).map(|link| self.series(link)).collect();
+        let new = NewDataSet {
+            series: &series[0],
+            regions: &self.regions,
+            scan: None,
+            created: "2026-01-01T00:00:00Z".into(),
+            software: "test".into(),
+            user: serde_json::Value::Null,
+        };
+        let data_set = Arc::new(DataSet::create(self.dir.path(), &new).expect("new data set"));
+        let (events, queue) = bounded(4);
+        let (ended, ends) = mpsc::channel();
+        let (disk, report) = self.plan.choose_disk().expect("disk");
+        let disk = match self.wrap.take() {
+            Some(wrap) => wrap(disk),
+            None => disk,
+        };
+        let opened = Arc::clone(&data_set);
+        let open = Box::new(move |_: &Arc<Series>| Ok(Arc::clone(&opened)));
+        let report_end = Box::new(move |end| ended.send(end).expect("test waits"));
+        let counters = self.plan.counters.clone();
+        let writer = Writer::spawn_on(disk, report, self.plan.clone(), queue, open, report_end).expect("writer");
+        for series in &series {
+            events.send(Event::Begin(Arc::clone(series))).expect("writer lives");
+        }
+        for (link, frames) in feeds {
+            let block = block(&self.pool, &series[*link as usize], frames);
+            events.send(Event::Block(block)).expect("writer lives");
+        }
+        if let Some(during) = self.during.take() {
+            during(data_set.path());
+        }
+        for (link, series) in series.iter().enumerate().filter(|_| !self.is_cut_off) {
+            events.send(Event::End(Arc::new(end(series, self.announced, link as u32, feeds)))).expect("writer lives");
+        }
+        drop(events);
+        writer.join().expect("no panic");
+        self.plan.pool = None;
+        assert_eq!(self.pool.free_count(), self.pool.slot_count(), "a slot is lost");
+        let mut ends: Vec<TileEnd> = ends.try_iter().collect();
+        ends.sort_by_key(|end| end.series.link);
+        assert_eq!(ends.len(), series.len());
+        for end in &ends {
+            let counters = &counters[end.series.link as usize];
+            assert_eq!(LinkCounters::read(&counters.durable_frames), end.durable_count);
+            assert_eq!(LinkCounters::read(&counters.written_frames), end.written_count);
+            let marks = &data_set.watermarks()[end.series.link as usize];
+            assert_eq!((marks.visible(), marks.durable()), (end.frame_count, end.frame_count));
+        }
+        let outcomes: Vec<_> = ends.iter().map(TileEnd::outcome).collect();
+        data_set.finish(DataSetState::Complete, &outcomes).expect("manifest");
+        Written { path: data_set.path().to_owned(), ends, series, _dir: self.dir }
+    }
+}
+
+fn block(pool: &Pool, series: &Arc<Series>, frames: &[u64]) -> Block {
+    let mut slot = pool.take(Duration::from_secs(20)).expect("blocks come back");
+    slot.bytes_mut().fill(0xa5); // Whatever the last user left.
+    let mut block = BlockMut::new(slot, Arc::clone(series), frames[0]);
+    for &frame in frames {
+        let position = block.position(frame).expect("frame of this block");
+        let pixels = pixels(series.link, frame, series.layout.frame_bytes);
+        block.frame_mut(position).copy_from_slice(&pixels);
+        block.commit(position, frame + 1000, frame + 7);
+    }
+    block.seal().expect("at least one frame")
+}
+
+fn end(series: &Arc<Series>, announced: Option<u64>, link: u32, feeds: &[Feed]) -> End {
+    let present: BTreeSet<u64> = feeds.iter().filter(|feed| feed.0 == link).flat_map(|feed| feed.1.clone()).collect();
+    let frame_count = announced.unwrap_or_else(|| present.last().map_or(0, |last| last + 1));
+    let mut gaps = Gaps::default();
+    for frame in (0..frame_count).filter(|frame| !present.contains(frame)) {
+        gaps.insert(frame..frame + 1, GapReason::NeverArrived);
+    }
+    let received_count = present.len() as u64;
+    End { series: Arc::clone(series), reason: EndReason::Complete, frame_count, received_count, gaps }
+}
+
+/// Content of a frame: differs between frames, links and places, never all zero.
+pub(super) fn pixels(link: u32, frame: u64, bytes: u64) -> Vec<u8> {
+    let seed = (frame + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ u64::from(link).wrapping_mul(0xd6e8_feb8_6659_fd93);
+    (0..bytes).map(|i| (seed.wrapping_mul(i | 1).wrapping_add(i) >> 29) as u8 | 1).collect()
+}
+
+/// Frames `range` cut into blocks at chunk ends and wherever `cut` says so.
+pub(super) fn cut(link: u32, range: Range<u64>, k: u32, mut cut: impl FnMut(u64) -> bool) -> Vec<Feed> {
+    let mut feeds: Vec<Feed> = Vec::new();
+    let mut is_new = true;
+    for frame in range {
+        if is_new || frame % u64::from(k) == 0 {
+            feeds.push((link, Vec::new()));
+        }
+        feeds.last_mut().expect("pushed first").1.push(frame);
+        is_new = cut(frame);
+    }
+    feeds
+}
+
+impl Written {
+    /// Every frame of every tile is right or listed, flags agree, checksums match, and nothing else lies about.
+    pub(super) fn check(&self) {
+        let reader = Reader::open(&self.path).expect("data set");
+        for (end, series) in self.ends.iter().zip(&self.series) {
+            let frame_bytes = series.layout.frame_bytes;
+            assert_eq!(end.durable_count + end.gaps.frame_count(), end.frame_count, "law: {end:?}");
+            let mut bytes = Vec::new();
+            reader.read_frames(series.link, 0..end.frame_count, &mut bytes).expect("frames");
+            let flags = reader.flags(series.link, 0..end.frame_count).expect("flags");
+            let counters = reader.counters(series.link, 0..end.frame_count).expect("counters");
+            for (frame, got) in (0..).zip(bytes.chunks(frame_bytes as usize)) {
+                let flag = flags[frame as usize];
+                if end.gaps.contains(frame) {
+                    assert!(flag != 0 || end.error.is_some(), "frame {frame} is a gap, flag {flag}");
+                } else {
+                    assert_eq!((flag, counters[frame as usize]), (0, frame + 1000), "frame {frame}");
+                    assert!(got == pixels(series.link, frame, frame_bytes), "frame {frame} of link {}", series.link);
+                }
+            }
+            let progress = reader.progress(series.link).expect("progress");
+            assert_eq!((progress.visible_frames, progress.durable_frames), (end.frame_count, end.frame_count));
+            assert_eq!(progress.missing, end.gaps.frame_count());
+            assert_eq!(progress.durable_count, end.durable_count);
+        }
+        let found = reader.verify().expect("verify");
+        if self.ends.iter().all(|end| end.error.is_none()) {
+            assert!(found.flaws.is_empty() && found.unknown == 0, "{found:?}");
+            assert_eq!(leftovers(&self.path), Vec::<PathBuf>::new());
+        }
+    }
+
+    /// As [`Self::check`], and nothing failed: missing frames read as zeros.
+    pub(super) fn check_clean(&self) {
+        self.check();
+        let reader = Reader::open(&self.path).expect("data set");
+        for (end, series) in self.ends.iter().zip(&self.series) {
+            assert_eq!(end.error, None);
+            assert!(end.gaps.iter().all(|gap| gap.reason == GapReason::NeverArrived), "{:?}", end.gaps);
+            for gap in end.gaps.iter() {
+                let mut bytes = Vec::new();
+                reader.read_frames(series.link, gap.first..gap.first + gap.count, &mut bytes).expect("frames");
+                assert!(bytes.iter().all(|&byte| byte == 0));
+            }
+        }
+    }
+}
+
+/// Temporary files, and segments beyond the end.
+fn leftovers(dir: &Path) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir(dir).expect("directory") {
+        let path = entry.expect("entry").path();
+        if path.is_dir() {
+            found.extend(leftovers(&path));
+        } else if path.extension().is_some_and(|extension| extension == "part") {
+            found.push(path);
+        }
+    }
+    found
+}
