@@ -1,0 +1,401 @@
+//! Acquisitions: gives every series its data set and its live images, and brings its links together.
+//!
+//! # Place in the path
+//! Beside it. Receive loops ask here when a series begins and tell when it ends; the writer reports when a tile is on
+//! disk; reducers look up how to reduce a block. When every link has ended, the acquisition goes to the finisher.
+//!
+//! # Invariants
+//! - I1: a link takes part in at most one running acquisition.
+//! - I2: an acquisition goes to the finisher exactly once, and stays known until that is done with it.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant, SystemTime};
+
+use crossbeam_channel::Sender;
+use ronchi_config::Plan;
+use ronchi_ingest::{Refused, Register};
+use ronchi_pipeline::reduce::{LiveImages, ReducePlan, Reduction};
+use ronchi_pipeline::{Announcement, End, Layout, LinkCounters, Region, Scan, Series, SigShape};
+use ronchi_sinks::live::{self, Board};
+use ronchi_sinks::storage::{DataSet, NewDataSet, StorageError, TileEnd};
+
+use crate::pictures::Images;
+use crate::summary::Counts;
+
+/// Links of one detector begin together; one that has not joined so long after another has ended will not come.
+const JOIN_GRACE: Duration = Duration::from_secs(5);
+/// Most memory for the live images of one acquisition, in bytes.
+pub(crate) const IMAGES_BYTES_MAX: u64 = 256 << 20;
+/// Names tried when data sets with the same name are there already.
+const NUMBERS_TRIED: u64 = 100_000;
+
+/// One acquisition while it runs and until it is finished.
+pub(crate) struct Acquisition {
+    /// UUID, big-endian bytes.
+    pub id: [u8; 16],
+    /// Name of the data set.
+    pub name: String,
+    /// Where it is recorded; `None` for a preview.
+    pub data_set: Option<Arc<DataSet>>,
+    /// Scan in force.
+    pub scan: Option<Scan>,
+    /// When its first series began.
+    pub began: Instant,
+    first: Announcement,
+    finishing: AtomicBool,
+    parts: Mutex<Vec<Option<Part>>>,
+}
+
+/// What one link contributes.
+#[derive(Clone)]
+pub(crate) struct Part {
+    /// Its series.
+    pub series: Arc<Series>,
+    /// How its blocks are reduced.
+    pub reduce: Arc<ReducePlan>,
+    /// Set when the receive loop is done.
+    pub end: Option<Arc<End>>,
+    /// Set when the writer is done.
+    pub tile: Option<Arc<TileEnd>>,
+    /// When that was.
+    pub stored: Option<Instant>,
+    /// When the receive loop was done.
+    pub ended: Option<Instant>,
+    /// Counters of the link when the series began, and when it had ended: they are totals of the receiver.
+    pub counts: (Counts, Option<Counts>),
+}
+
+impl Acquisition {
+    fn lock(&self) -> MutexGuard<'_, Vec<Option<Part>>> {
+        self.parts.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Number of links that should take part.
+    pub(crate) fn link_count(&self) -> usize {
+        self.lock().len()
+    }
+
+    /// The parts that have joined, in order of their links.
+    pub(crate) fn parts(&self) -> Vec<Part> {
+        self.lock().iter().flatten().cloned().collect()
+    }
+
+    /// How blocks of this link are reduced.
+    pub(crate) fn reduce_plan(&self, link: u32) -> Option<Arc<ReducePlan>> {
+        self.lock().get(link as usize)?.as_ref().map(|part| Arc::clone(&part.reduce))
+    }
+
+    fn change(&self, link: u32, change: impl FnOnce(&mut Part)) {
+        if let Some(Some(part)) = self.lock().get_mut(link as usize) {
+            change(part);
+        }
+    }
+
+    /// Whether no link that could still join will: the first one ended too long ago for that.
+    fn is_stale(&self) -> bool {
+        let (over, _) = self.progress();
+        let first_end = self.lock().iter().flatten().filter_map(|part| part.ended).min();
+        over && first_end.is_some_and(|ended| ended.elapsed() > JOIN_GRACE)
+    }
+
+    /// Whether every link that joined has ended, and whether all have joined.
+    fn progress(&self) -> (bool, bool) {
+        let parts = self.lock();
+        let over = |part: &Part| part.end.is_some() && (self.data_set.is_none() || part.tile.is_some());
+        (parts.iter().flatten().all(over), parts.iter().all(Option::is_some))
+    }
+}
+
+/// All running acquisitions of a receiver.
+pub(crate) struct Acquisitions {
+    plan: Plan,
+    /// Whether the first data set must be called exactly as planned, and must not exist.
+    exact_name: bool,
+    board: Arc<Board>,
+    counters: Vec<Arc<LinkCounters>>,
+    running: Mutex<Vec<Arc<Acquisition>>>,
+    /// `None` once no more can be finished.
+    finish: Mutex<Option<Sender<Arc<Acquisition>>>>,
+    /// Acquisitions begun; held while one begins, so that two links cannot both create it.
+    beginning: Mutex<u64>,
+}
+
+impl Acquisitions {
+    /// No acquisition yet; finished ones are sent to `finish`.
+    pub(crate) fn new(
+        plan: Plan,
+        exact_name: bool,
+        board: Arc<Board>,
+        counters: Vec<Arc<LinkCounters>>,
+        finish: Sender<Arc<Acquisition>>,
+    ) -> Self {
+        let finish = Mutex::new(Some(finish));
+        Self { plan, exact_name, board, counters, running: Mutex::default(), finish, beginning: Mutex::new(0) }
+    }
+
+    fn running(&self) -> MutexGuard<'_, Vec<Arc<Acquisition>>> {
+        self.running.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The running acquisition with this UUID.
+    pub(crate) fn find(&self, id: &[u8; 16]) -> Option<Arc<Acquisition>> {
+        self.running().iter().find(|acquisition| acquisition.id == *id).cloned()
+    }
+
+    /// Where this series is recorded.
+    pub(crate) fn data_set_of(&self, series: &Series) -> Result<Arc<DataSet>, StorageError> {
+        let acquisition = self.find(&series.acquisition);
+        // A preview has no writer that could ask, and an acquisition is known until it is finished.
+        acquisition
+            .and_then(|acquisition| acquisition.data_set.clone())
+            .ok_or_else(|| StorageError::Name { name: series.name.clone() })
+    }
+
+    /// The writer has finished a tile.
+    pub(crate) fn stored(&self, tile: TileEnd) {
+        let id = tile.series.acquisition;
+        let Some(acquisition) = self.find(&id) else { return };
+        acquisition.change(tile.series.link, |part| {
+            part.stored = Some(Instant::now());
+            part.tile = Some(Arc::new(tile));
+        });
+        self.finish_when_whole(&id);
+    }
+
+    /// Sends all acquisitions to the finisher: the receive loops and the writer have ended.
+    pub(crate) fn finish_all(&self) {
+        self.finish_where(|_| true);
+    }
+
+    /// Lets the finisher end once it has finished what it was sent.
+    pub(crate) fn close(&self) {
+        *self.finish.lock().unwrap_or_else(PoisonError::into_inner) = None;
+    }
+
+    /// Forgets an acquisition: the finisher is done with it.
+    pub(crate) fn forget(&self, id: &[u8; 16]) {
+        self.running().retain(|acquisition| acquisition.id != *id);
+    }
+
+    /// Sends acquisitions to the finisher whose missing links have had their time to join.
+    pub(crate) fn finish_stale(&self) {
+        self.finish_where(Acquisition::is_stale);
+    }
+
+    /// Sends the acquisition to the finisher once all its links have joined and ended.
+    fn finish_when_whole(&self, id: &[u8; 16]) {
+        self.finish_where(|acquisition| acquisition.id == *id && acquisition.progress() == (true, true));
+    }
+
+    fn finish_where(&self, ready: impl Fn(&Acquisition) -> bool) {
+        let claim =
+            |acquisition: &&Arc<Acquisition>| ready(acquisition) && !acquisition.finishing.swap(true, Ordering::AcqRel);
+        let claimed: Vec<_> = self.running().iter().filter(claim).cloned().collect();
+        // The lock is released: the finisher needs it to make room.
+        let finish = self.finish.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        for acquisition in claimed {
+            if let Some(finish) = &finish {
+                let _ = finish.send(acquisition); // The finisher outlives all callers.
+            }
+        }
+    }
+
+    fn counts(&self, link: u32) -> Counts {
+        self.counters.get(link as usize).map_or_else(Counts::default, |counters| Counts::of(counters))
+    }
+
+    fn check(&self, link: u32, announced: &Announcement) -> Result<(), Refused> {
+        let planned = self.plan.links.get(link as usize).and_then(|plan| plan.region);
+        if let Some(region) = planned.filter(|&region| region != announced.region) {
+            return Err(refused(format!("link {link} delivers {:?}, the plan says {region:?}", announced.region)));
+        }
+        match self.plan.detector.filter(|&shape| shape != announced.detector) {
+            Some(shape) => Err(refused(format!("the detector is {:?}, the plan says {shape:?}", announced.detector))),
+            None => Ok(()),
+        }
+    }
+
+    /// Regions of all links; a single link brings its own.
+    fn regions(&self, announced: &Announcement) -> Vec<Region> {
+        if self.plan.links.len() == 1 {
+            return vec![announced.region];
+        }
+        self.plan.links.iter().map(|link| link.region.unwrap_or(announced.region)).collect()
+    }
+
+    fn create(&self, begun: u64, link: u32, announced: &Announcement) -> Result<Arc<Acquisition>, Refused> {
+        let id = *uuid::Uuid::new_v4().as_bytes();
+        let scan = self.plan.scan.scan(announced.scan);
+        let regions = self.regions(announced);
+        let Announcement { frame_count, detector, pixel, .. } = *announced;
+        let positions = scan.map_or(frame_count.unwrap_or(0), |scan| scan.shape.position_count());
+        self.check_images(positions, detector)?;
+        let images = LiveImages::new(&self.plan.reductions, scan, frame_count, detector, pixel, &regions)
+            .map_err(|error| refused(error.to_string()))?;
+        let mut series = self.series(id, link, announced.clone(), scan)?;
+        let data_set = self.data_set(begun, &mut series, scan, &regions)?;
+        let acquisition = Arc::new(Acquisition {
+            id,
+            name: series.name,
+            data_set: data_set.map(Arc::new),
+            scan,
+            began: Instant::now(),
+            first: announced.clone(),
+            finishing: AtomicBool::new(false),
+            parts: Mutex::new(vec![None; self.plan.links.len()]),
+        });
+        self.show(&acquisition, images);
+        Ok(acquisition)
+    }
+
+    /// Refuses images that would take more memory than was promised at start.
+    fn check_images(&self, positions: u64, detector: SigShape) -> Result<(), Refused> {
+        let wide = |reduction: &Reduction| match reduction {
+            Reduction::CentreOfMass => 3 * 16 * positions,
+            Reduction::Virtual { .. } | Reduction::Total => 16 * positions,
+            Reduction::Sum | Reduction::Max => 16 * detector.pixel_count(),
+        };
+        let bytes: u64 = self.plan.reductions.iter().map(wide).sum();
+        if bytes > IMAGES_BYTES_MAX {
+            return Err(refused(format!(
+                "{} results over {positions} scan positions need {bytes} bytes, at most {IMAGES_BYTES_MAX} are kept: \
+                 ask for fewer results",
+                self.plan.reductions.len()
+            )));
+        }
+        Ok(())
+    }
+
+    fn show(&self, acquisition: &Acquisition, images: LiveImages) {
+        let announced = &acquisition.first;
+        let mut shown = live::Acquisition::new(acquisition.id, &acquisition.name, SystemTime::now());
+        shown.path = acquisition.data_set.as_ref().map(|data_set| data_set.path().to_owned());
+        shown.recording = acquisition.data_set.is_some();
+        if let Some(data_set) = &acquisition.data_set {
+            shown.watermarks = data_set.watermarks().to_vec();
+        }
+        shown.state = live::State::Running;
+        shown.scan = acquisition.scan.map(|scan| scan.shape);
+        shown.frame_count = announced.frame_count;
+        shown.frame_bytes = announced.detector.pixel_count() * announced.pixel.bytes() as u64;
+        shown.pictures = Box::new(Images::new(images));
+        self.board.begin(shown);
+    }
+
+    /// Names the series and creates its data set: the planned name, or the next free one with a number.
+    fn data_set(
+        &self,
+        begun: u64,
+        series: &mut Series,
+        scan: Option<Scan>,
+        regions: &[Region],
+    ) -> Result<Option<DataSet>, Refused> {
+        let planned = &self.plan.data;
+        for number in begun..begun + NUMBERS_TRIED {
+            series.name = if number == 0 { planned.name.clone() } else { format!("{}_{number:04}", planned.name) };
+            if !planned.record {
+                return Ok(None);
+            }
+            let new = NewDataSet {
+                series,
+                regions,
+                scan,
+                created: humantime::format_rfc3339_millis(SystemTime::now()).to_string(),
+                software: concat!("ronchi ", env!("CARGO_PKG_VERSION")).into(),
+                user: serde_json::Value::Null,
+            };
+            match DataSet::create(&planned.directory, &new) {
+                Ok(data_set) => return Ok(Some(data_set)),
+                Err(StorageError::Exists { .. }) if !(self.exact_name && begun == 0) => {}
+                Err(error) => return Err(refused(error.to_string())),
+            }
+        }
+        Err(refused(format!("no free name like {}_0001 in {}", planned.name, planned.directory.display())))
+    }
+
+    fn series(
+        &self,
+        acquisition: [u8; 16],
+        link: u32,
+        announced: Announcement,
+        scan: Option<Scan>,
+    ) -> Result<Series, Refused> {
+        let frame_bytes = announced.region.pixel_count() * announced.pixel.bytes() as u64;
+        let block_bytes = self.plan.limits.block_bytes;
+        let row = scan.map(|scan| scan.shape.width);
+        let layout = Layout::choose(frame_bytes, block_bytes, row, announced.frame_count).ok_or_else(|| {
+            refused(format!(
+                "a frame of {frame_bytes} bytes does not fit a block of {block_bytes}: raise limits.block_mib"
+            ))
+        })?;
+        let link_count = self.plan.links.len() as u32;
+        let (name, scan) = (String::new(), scan.map(|scan| scan.shape));
+        Ok(Series { acquisition, name, link, link_count, announced, scan, layout })
+    }
+
+    fn join(&self, acquisition: &Acquisition, link: u32, announced: Announcement) -> Result<Arc<Series>, Refused> {
+        let first = &acquisition.first;
+        if (announced.pixel, announced.frame_count) != (first.pixel, first.frame_count) {
+            return Err(refused(format!("link {link} announces {announced:?}, the first link announced {first:?}")));
+        }
+        let reduce = ReducePlan::compile(&self.plan.reductions, announced.detector, announced.region, announced.pixel)
+            .map_err(|error| refused(error.to_string()))?
+            .for_scan(acquisition.scan);
+        let mut series = self.series(acquisition.id, link, announced, acquisition.scan)?;
+        series.name.clone_from(&acquisition.name);
+        let series = Arc::new(series);
+        let part = Part {
+            series: Arc::clone(&series),
+            reduce: Arc::new(reduce),
+            end: None,
+            tile: None,
+            stored: None,
+            ended: None,
+            counts: (self.counts(link), None),
+        };
+        acquisition.lock()[link as usize] = Some(part);
+        Ok(series)
+    }
+}
+
+impl Register for Acquisitions {
+    fn begin(&self, link: u32, announced: Announcement) -> Result<Arc<Series>, Refused> {
+        let joinable = |acquisition: &&Arc<Acquisition>| {
+            !acquisition.finishing.load(Ordering::Acquire)
+                && !acquisition.is_stale()
+                && acquisition.first.series_id == announced.series_id
+                && acquisition.lock().get(link as usize).is_some_and(Option::is_none)
+        };
+        self.check(link, &announced)?;
+        let mut beginning = self.beginning.lock().unwrap_or_else(PoisonError::into_inner);
+        let known = self.running().iter().find(joinable).cloned();
+        let acquisition = match known {
+            Some(acquisition) => acquisition,
+            None => {
+                let acquisition = self.create(*beginning, link, &announced)?;
+                *beginning += 1;
+                self.running().push(Arc::clone(&acquisition));
+                acquisition
+            }
+        };
+        self.join(&acquisition, link, announced)
+    }
+
+    fn end(&self, link: u32, end: Arc<End>) {
+        let id = end.series.acquisition;
+        if let Some(acquisition) = self.find(&id) {
+            let counts = self.counts(link);
+            acquisition.change(link, |part| {
+                part.end = Some(end);
+                part.ended = Some(Instant::now());
+                part.counts.1 = Some(counts);
+            });
+        }
+        self.finish_when_whole(&id);
+    }
+}
+
+fn refused(reason: String) -> Refused {
+    Refused { reason }
+}

@@ -1,0 +1,284 @@
+//! The finisher: what happens between the last block of an acquisition and its summary.
+//!
+//! # Place in the path
+//! Behind it, in its own thread at the lowest priority: waits for the reducers, reduces from disk what the live queue
+//! skipped, stores the results, closes the data set and says how it went.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use anyhow::Context;
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
+use ronchi_pipeline::format::DataSetState;
+use ronchi_pipeline::reduce::{Frames, Reducer};
+use ronchi_pipeline::{EndReason, FrameFlag, FrameIndex, Gap, GapReason, Gaps, LinkCounters};
+use ronchi_sinks::live::{Board, State};
+use ronchi_sinks::storage::{Reader, TileOutcome};
+
+use crate::acquisitions::{Acquisition, Acquisitions, Part};
+use crate::pictures::Images;
+use crate::process;
+use crate::reducers::{Reducers, merge, merge_patterns};
+use crate::summary::{Counts, Frames as FrameCounts, Summary};
+
+/// How often acquisitions are looked through for links that will not come.
+const STALE_INTERVAL: Duration = Duration::from_secs(1);
+
+/// What the finisher needs.
+pub(crate) struct Finisher {
+    /// Where acquisitions are forgotten.
+    pub acquisitions: Arc<Acquisitions>,
+    /// Where results and the end are shown.
+    pub board: Arc<Board>,
+    /// The reducer threads; they end with the finisher.
+    pub reducers: Reducers,
+    /// Counters of each link.
+    pub counters: Vec<Arc<LinkCounters>>,
+    /// No reduction was asked for: there is nothing to fill in.
+    pub reduces_nothing: bool,
+    /// Most bytes the receiver said it would use.
+    pub ceiling_bytes: u64,
+    /// Where summaries go.
+    pub summaries: Sender<Summary>,
+}
+
+impl Finisher {
+    /// Finishes acquisitions until no more can come.
+    pub(crate) fn run(self, finishing: &Receiver<Arc<Acquisition>>) {
+        process::lower_priority();
+        loop {
+            let acquisition = match finishing.recv_timeout(STALE_INTERVAL) {
+                Ok(acquisition) => acquisition,
+                Err(RecvTimeoutError::Timeout) => {
+                    self.acquisitions.finish_stale();
+                    continue;
+                }
+                Err(RecvTimeoutError::Disconnected) => break,
+            };
+            let summary = self.finish(&acquisition);
+            self.acquisitions.forget(&acquisition.id);
+            let _ = self.summaries.send(summary); // A receiver that does not care for summaries has dropped the other end.
+        }
+        self.reducers.join();
+    }
+
+    fn finish(&self, acquisition: &Acquisition) -> Summary {
+        let parts = acquisition.parts();
+        self.reducers.flush(acquisition.id);
+        let stored = parts.iter().filter_map(|part| part.stored).max().unwrap_or_else(Instant::now);
+        let mut errors: Vec<String> = parts.iter().filter_map(|part| part.tile.as_ref()?.error.clone()).collect();
+        let backfilled = self.backfill(acquisition, &parts).unwrap_or_else(|error| {
+            errors.push(format!("reducing from disk failed: {error}"));
+            0
+        });
+        let frame_count = frame_count(&parts);
+        let gaps = gaps(&parts, acquisition.link_count(), frame_count);
+        if let Err(error) = self.store_results(acquisition) {
+            errors.push(format!("storing results failed: {error}"));
+        }
+        let mut state = state(&parts, acquisition, &errors);
+        if let Err(error) = close(acquisition, &parts, state, frame_count) {
+            errors.push(format!("closing the data set failed: {error}"));
+            state = State::Failed;
+        }
+        self.board.update_id(&acquisition.id, |shown| {
+            shown.gaps = gaps.by_reason();
+            shown.quality.dropped = 0;
+            shown.quality.missing = gaps.frame_count();
+            shown.end(state, std::time::SystemTime::now());
+        });
+        let seconds = stored.duration_since(acquisition.began).as_secs_f64();
+        self.summary(acquisition, &parts, state, (&gaps, backfilled), (seconds, stored.elapsed().as_secs_f64()), errors)
+    }
+
+    /// Reduces frames that are on disk but not in the live images; returns how many.
+    fn backfill(&self, acquisition: &Acquisition, parts: &[Part]) -> anyhow::Result<u64> {
+        let Some(data_set) = &acquisition.data_set else { return Ok(0) };
+        if self.reduces_nothing {
+            return Ok(0);
+        }
+        let mut count = 0;
+        for part in parts {
+            let Some(tile) = &part.tile else { continue };
+            let link = part.series.link;
+            let unreduced = self.board.update_id(&acquisition.id, |shown| {
+                shown.pictures_mut().map(|images: &mut Images| images.not_reduced(link, tile.frame_count))
+            });
+            let ranges = unreduced.flatten().context("the live images are gone")?;
+            let reader = Reader::open(data_set.path())?;
+            let mut reducer = Reducer::new(Arc::clone(&part.reduce));
+            for range in ranges {
+                count += self.backfill_range(acquisition, part, &tile.gaps, &reader, &mut reducer, range)?;
+            }
+            merge_patterns(&self.board, (acquisition.id, link), &reducer.take_patterns());
+        }
+        Ok(count)
+    }
+
+    fn backfill_range(
+        &self,
+        acquisition: &Acquisition,
+        part: &Part,
+        gaps: &Gaps,
+        reader: &Reader,
+        reducer: &mut Reducer,
+        range: std::ops::Range<FrameIndex>,
+    ) -> anyhow::Result<u64> {
+        let series = &part.series;
+        let step = u64::from(series.layout.frames_per_chunk);
+        let mut bytes = Vec::new();
+        let mut count = 0;
+        let mut first = range.start;
+        while first < range.end {
+            let end = (first + step).min(range.end);
+            let flag = |frame| if gaps.contains(frame) { FrameFlag::Missing } else { FrameFlag::Ok };
+            let flags: Vec<FrameFlag> = (first..end).map(flag).collect();
+            if flags.iter().all(|&flag| flag != FrameFlag::Ok) {
+                first = end; // Nothing there to read.
+                continue;
+            }
+            reader.read_frames(series.link, first..end, &mut bytes)?;
+            let announced = &series.announced;
+            let frames = Frames::new(first, &bytes, announced.pixel, announced.region)?.with_flags(&flags)?;
+            count += reducer.reduce(&frames);
+            merge(&self.board, (acquisition.id, series.link), &reducer.take());
+            first = end;
+        }
+        if let Some(counters) = self.counters.get(series.link as usize) {
+            LinkCounters::add(&counters.backfilled_frames, count);
+            LinkCounters::add(&counters.reduced_frames, count);
+        }
+        Ok(count)
+    }
+
+    fn store_results(&self, acquisition: &Acquisition) -> anyhow::Result<()> {
+        let Some(data_set) = &acquisition.data_set else { return Ok(()) };
+        let results = self
+            .board
+            .update_id(&acquisition.id, |shown| shown.pictures_mut().map(|images: &mut Images| images.stored()));
+        let results = results.flatten().context("the live images are gone: too many series began at once")?;
+        Ok(data_set.write_results(results)?)
+    }
+
+    fn summary(
+        &self,
+        acquisition: &Acquisition,
+        parts: &[Part],
+        state: State,
+        (gaps, backfilled): (&Gaps, u64),
+        (seconds, finish_s): (f64, f64),
+        errors: Vec<String>,
+    ) -> Summary {
+        let ends: Vec<_> = parts.iter().filter_map(|part| part.end.as_ref()).collect();
+        let frame_count = frame_count(parts);
+        let frame_bytes: u64 = parts.iter().map(|part| part.series.layout.frame_bytes).sum();
+        let counts = parts.iter().filter_map(|part| Some(part.counts.1?.since(part.counts.0)));
+        let counts = counts.fold(Counts::default(), Counts::plus);
+        let is_whole = parts.len() == acquisition.link_count();
+        let received = ends.iter().map(|end| end.received_count).min().filter(|_| is_whole).unwrap_or(0);
+        let durable = parts
+            .iter()
+            .filter_map(|part| part.tile.as_ref())
+            .map(|tile| tile.durable_count)
+            .min()
+            .filter(|_| is_whole);
+        Summary {
+            dataset: acquisition.data_set.as_ref().map(|data_set| data_set.path().to_owned()),
+            name: acquisition.name.clone(),
+            state: state.word(),
+            frames: FrameCounts {
+                announced: frame_count,
+                received,
+                durable: durable.unwrap_or(0),
+                missing: gaps.frame_count(),
+                rejected: counts.rejected,
+                duplicate: counts.duplicate,
+                unplaced: counts.unplaced,
+                live_skipped: counts.live_skipped,
+                backfilled,
+            },
+            gaps: gaps.iter().collect(),
+            rates: crate::summary::Rates::new(received, received * frame_bytes, seconds),
+            seconds,
+            finish_s,
+            cpu_s: process::cpu_s(),
+            memory: process::Memory {
+                ceiling_bytes: self.ceiling_bytes,
+                resident_max_bytes: process::resident_max_bytes(),
+            },
+            writer: self.board.wiring.write_method.clone(),
+            errors,
+        }
+    }
+}
+
+fn stored_state(state: State) -> DataSetState {
+    match state {
+        State::Waiting | State::Running => DataSetState::Running,
+        State::Complete => DataSetState::Complete,
+        State::Interrupted => DataSetState::Interrupted,
+        State::Failed => DataSetState::Failed,
+    }
+}
+
+/// Closes the manifest: every link has its entry, also one that never came.
+fn close(acquisition: &Acquisition, parts: &[Part], state: State, frame_count: u64) -> anyhow::Result<()> {
+    let Some(data_set) = &acquisition.data_set else { return Ok(()) };
+    let outcome = |link: u32| {
+        let tile = parts.iter().filter(|part| part.series.link == link).find_map(|part| part.tile.as_ref());
+        tile.map_or_else(
+            || {
+                let mut gaps = Gaps::default();
+                gaps.insert(0..frame_count, GapReason::NeverArrived);
+                TileOutcome { tile: link, frame_count, gaps }
+            },
+            |tile| tile.outcome(),
+        )
+    };
+    let outcomes: Vec<_> = (0..acquisition.link_count() as u32).map(outcome).collect();
+    Ok(data_set.finish(stored_state(state), &outcomes)?)
+}
+
+/// Frames of the acquisition: of the longest part.
+fn frame_count(parts: &[Part]) -> u64 {
+    parts.iter().map(part_frame_count).max().unwrap_or(0)
+}
+
+fn part_frame_count(part: &Part) -> u64 {
+    part.end.as_ref().map_or(0, |end| end.frame_count)
+}
+
+/// Gaps of the whole frames: with one link its own, with several every frame that lacks a tile.
+fn gaps(parts: &[Part], link_count: usize, frame_count: u64) -> Gaps {
+    let of = |part: &Part| match (&part.tile, &part.end) {
+        (Some(tile), _) => tile.gaps.clone(),
+        (None, Some(end)) => end.gaps.clone(),
+        (None, None) => Gaps::default(),
+    };
+    if let ([part], 1) = (parts, link_count) {
+        return of(part);
+    }
+    let mut all = Gaps::default();
+    for part in parts {
+        for Gap { first, count, .. } in of(part).iter() {
+            all.insert(first..first + count, GapReason::IncompleteTiles);
+        }
+        all.insert(part_frame_count(part)..frame_count, GapReason::IncompleteTiles);
+    }
+    if parts.len() < link_count {
+        all.insert(0..frame_count, GapReason::IncompleteTiles);
+    }
+    all
+}
+
+fn state(parts: &[Part], acquisition: &Acquisition, errors: &[String]) -> State {
+    let reasons: Vec<EndReason> = parts.iter().filter_map(|part| part.end.as_ref()).map(|end| end.reason).collect();
+    let unstored = acquisition.data_set.is_some() && parts.iter().any(|part| part.tile.is_none());
+    if !errors.is_empty() || unstored || reasons.contains(&EndReason::Failed) {
+        State::Failed
+    } else if reasons.len() < acquisition.link_count() || reasons.iter().any(|&reason| reason != EndReason::Complete) {
+        State::Interrupted
+    } else {
+        State::Complete
+    }
+}

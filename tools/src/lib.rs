@@ -1,0 +1,24 @@
+//! The `ronchi` program as a library: wiring, commands and detector simulators, for the binary, tests and benchmarks.
+
+mod acquisitions;
+pub mod demo;
+mod finisher;
+mod live_ports;
+mod pictures;
+mod process;
+mod progress;
+pub mod receiver;
+pub mod record;
+mod reducers;
+pub mod serve;
+pub mod simulate;
+mod stop;
+pub mod summary;
+pub mod watch;
+
+/// Sends log lines to standard error; `RONCHI_LOG` selects them (`info`, `ronchi_ingest=debug`, ...).
+pub fn start_logging() {
+    use tracing_subscriber::EnvFilter;
+    let filter = EnvFilter::try_from_env("RONCHI_LOG").unwrap_or_else(|_| EnvFilter::new("warn"));
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).without_time().init();
+}

@@ -1,0 +1,55 @@
+//! The `ronchi` command.
+
+use std::process::ExitCode;
+
+use clap::{CommandFactory, Parser, Subcommand};
+use ronchi::{demo, record, serve, simulate, watch};
+
+/// Catch, record and reduce 4D-STEM frames as they arrive.
+#[derive(Debug, Parser)]
+#[command(version, about, max_term_width = 100)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// See it work: a simulated detector, a recording and live images, nothing to configure
+    Demo(demo::DemoArgs),
+    /// Record one series (or a few) and print how it went
+    Record(Box<record::RecordArgs>),
+    /// Receive series after series, as a configuration file says
+    Serve(serve::ServeArgs),
+    /// Show a running receiver in the terminal
+    Watch(watch::Watch),
+    /// Pretend to be a detector
+    Simulate(simulate::SimulateArgs),
+    /// Check a configuration file without starting anything
+    CheckConfig(serve::CheckConfigArgs),
+    /// Print shell completions
+    Completions {
+        /// The shell they are for
+        shell: clap_complete::Shell,
+    },
+}
+
+fn main() -> ExitCode {
+    ronchi::start_logging();
+    let result = match Cli::parse().command {
+        Command::Demo(args) => args.run(),
+        Command::Record(args) => args.run(),
+        Command::Serve(args) => args.run(),
+        Command::Watch(args) => args.run().map(|()| ExitCode::SUCCESS),
+        Command::Simulate(args) => args.run().map(|()| ExitCode::SUCCESS),
+        Command::CheckConfig(args) => args.run(),
+        Command::Completions { shell } => {
+            clap_complete::generate(shell, &mut Cli::command(), "ronchi", &mut std::io::stdout());
+            Ok(ExitCode::SUCCESS)
+        }
+    };
+    result.unwrap_or_else(|error| {
+        eprintln!("ronchi: {error:#}");
+        ExitCode::from(2)
+    })
+}

@@ -1,0 +1,119 @@
+//! Live images as the publishers and the data set want them.
+
+use std::ops::Range;
+
+use ronchi_pipeline::FrameIndex;
+use ronchi_pipeline::reduce::{LiveImage, LiveImages, Partial, Patterns};
+use ronchi_sinks::live::{Axis, Picture, Pictures};
+use ronchi_sinks::storage::ResultArray;
+use serde_json::json;
+
+/// The images of one acquisition on the board.
+pub(crate) struct Images {
+    images: LiveImages,
+    frames: Range<FrameIndex>,
+}
+
+impl Pictures for Images {
+    fn count(&self) -> usize {
+        self.images.images().len()
+    }
+
+    fn picture(&self, index: usize) -> Box<dyn Picture + '_> {
+        let image = self.images.images().nth(index).expect("index is below `count`, as the trait demands");
+        Box::new(Shown { image, frames: self.frames.clone() })
+    }
+}
+
+struct Shown<'a> {
+    image: LiveImage<'a>,
+    frames: Range<FrameIndex>,
+}
+
+impl Picture for Shown<'_> {
+    fn name(&self) -> &str {
+        self.image.name()
+    }
+
+    fn shape(&self) -> Vec<usize> {
+        self.image.shape()
+    }
+
+    fn axes(&self) -> Vec<Axis> {
+        self.image.axes().iter().map(|name| Axis::pixels(name)).collect()
+    }
+
+    fn version(&self) -> u64 {
+        self.image.version()
+    }
+
+    fn rows_changed_since(&self, version: u64) -> Vec<Range<usize>> {
+        self.image.rows_changed_since(version)
+    }
+
+    fn row_values(&self, rows: Range<usize>) -> Vec<f64> {
+        self.image.row_values(rows)
+    }
+
+    fn frames(&self) -> Range<FrameIndex> {
+        self.frames.clone()
+    }
+}
+
+impl Images {
+    /// Images without a frame in them.
+    pub(crate) fn new(images: LiveImages) -> Self {
+        Self { images, frames: 0..0 }
+    }
+
+    /// Takes in values of frames of one link.
+    pub(crate) fn merge(&mut self, link: u32, partial: &Partial) {
+        if let (Some(&first), Some(&last)) = (partial.frames().first(), partial.frames().last()) {
+            let start = if self.frames.is_empty() { first } else { self.frames.start.min(first) };
+            self.frames = start..self.frames.end.max(last + 1);
+        }
+        self.images.merge(link, partial);
+    }
+
+    /// Takes in patterns of one link.
+    pub(crate) fn merge_patterns(&mut self, link: u32, patterns: &Patterns) {
+        self.images.merge_patterns(link, patterns);
+    }
+
+    /// Frames below `frame_count` that have a place in the images and are not in them, on this link.
+    pub(crate) fn not_reduced(&self, link: u32, frame_count: u64) -> Vec<Range<FrameIndex>> {
+        self.images.not_reduced(link, 0..frame_count)
+    }
+
+    /// Every result with exact numbers, and which scan positions are measured.
+    pub(crate) fn stored(&self) -> Vec<ResultArray> {
+        let valid = ResultArray {
+            name: "valid".into(),
+            shape: self.images.scan_shape().iter().map(|&extent| extent as u64).collect(),
+            data_type: "uint8".into(),
+            fill_value: json!(0),
+            dimension_names: self.scan_axes(),
+            attributes: json!({ "meaning": "1 where every tile of the frame was reduced, else 0" }),
+            bytes: self.images.valid(),
+        };
+        let results = self.images.images().map(|image| {
+            let stored = image.stored();
+            let is_float = stored.zarr.starts_with("float");
+            ResultArray {
+                name: image.name().into(),
+                shape: stored.shape.iter().map(|&extent| extent as u64).collect(),
+                data_type: stored.zarr.into(),
+                fill_value: if is_float { json!("NaN") } else { json!(0) },
+                dimension_names: image.axes().iter().map(|&name| name.into()).collect(),
+                attributes: json!({ "unit": image.unit() }),
+                bytes: stored.bytes,
+            }
+        });
+        results.chain([valid]).collect()
+    }
+
+    fn scan_axes(&self) -> Vec<String> {
+        let names: &[&str] = if self.images.scan_shape().len() == 2 { &["scan_y", "scan_x"] } else { &["frame"] };
+        names.iter().map(|&name| name.into()).collect()
+    }
+}

@@ -1,0 +1,363 @@
+//! The wiring of a receiver, all of it: pool, queues, threads and who hears from whom.
+//!
+//! # Place in the path
+//! Beside it: this file connects the stages and starts their threads; no frame passes through it.
+//!
+//! # Limits
+//! Every queue is bounded by the plan; [`Receiver::describe`] prints them all.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
+
+use anyhow::{Context, Result};
+use crossbeam_channel::{Receiver as Queue, Sender, bounded};
+use ronchi_config::{LinkPlan, Plan, SourcePlan};
+use ronchi_ingest::merlin::{MerlinOptions, MerlinSource};
+use ronchi_ingest::tiles::{TileSettings, TileSource};
+use ronchi_ingest::{Link, ReceiveError, Source, receive};
+use ronchi_pipeline::{Block, Event, FanOut, Layout, LinkCounters, Pool, Series};
+use ronchi_sinks::http::{HttpLimits, HttpServer};
+use ronchi_sinks::live::{self, Board, Publisher, StreamPlan, Wiring};
+use ronchi_sinks::storage::{Disk, Writer, WriterPlan, WriterReport};
+
+use crate::acquisitions::{Acquisition, Acquisitions, IMAGES_BYTES_MAX};
+use crate::finisher::Finisher;
+use crate::reducers::{Reducers, Shared};
+use crate::summary::Summary;
+
+/// Acquisitions that may wait for the finisher; far more than can be running.
+const FINISHING_MAX: usize = 1024;
+/// Memory beside pool and images: code, stacks, open segments, socket buffers; generous, because it is a promise.
+const OVERHEAD_BYTES: u64 = 256 << 20;
+
+/// How a receiver is run.
+pub struct Options {
+    /// End after so many series per link.
+    pub series_max: Option<u64>,
+    /// The data set must be called exactly as planned and must not exist.
+    pub exact_name: bool,
+    /// Set to drain, seal and end.
+    pub stop: Arc<AtomicBool>,
+}
+
+/// A running receiver.
+pub struct Receiver {
+    plan: Plan,
+    board: Arc<Board>,
+    stop: Arc<AtomicBool>,
+    summaries: Queue<Summary>,
+    publisher: Option<Publisher>,
+    http: Option<HttpServer>,
+    /// Waits for the receive loops, then ends the stages behind them in order.
+    main: JoinHandle<Result<()>>,
+}
+
+impl Receiver {
+    /// Takes all memory, binds all ports and starts all threads.
+    pub fn start(plan: Plan, options: Options) -> Result<Self> {
+        if plan.data.record {
+            let directory = &plan.data.directory;
+            std::fs::create_dir_all(directory).with_context(|| format!("make {}", directory.display()))?;
+        }
+        let link_count = plan.links.len() as u32;
+        let pool = Pool::new(plan.limits.slot_count(link_count), Layout::slot_bytes(plan.limits.block_bytes) as usize)
+            .context("take memory for the pool")?;
+        let counters: Vec<Arc<LinkCounters>> = plan.links.iter().map(|_| Arc::default()).collect();
+        let sources = open_sources(&plan, &counters)?;
+        let queues = Queues::new(&plan);
+        let writer_plan = plan.data.record.then(|| writer_plan(&plan, &pool, &counters));
+        let disk = writer_plan.as_ref().map(WriterPlan::choose_disk).transpose()?;
+        let write_method = disk.as_ref().map_or("nothing is recorded".into(), |(_, report)| report.to_string());
+        let board = Board::new(wiring(&plan, &pool, &counters, &queues, write_method));
+        let (finish, finishing) = bounded(FINISHING_MAX);
+        let acquisitions =
+            Arc::new(Acquisitions::new(plan.clone(), options.exact_name, Arc::clone(&board), counters.clone(), finish));
+        let writer = match writer_plan.zip(disk) {
+            Some((writer_plan, disk)) => Some(start_writer(writer_plan, disk, &queues.raw, &acquisitions)?),
+            None => None,
+        };
+        let (summaries_in, summaries) = bounded(FINISHING_MAX);
+        let finisher =
+            start_finisher(&plan, &queues.live, &acquisitions, &board, &counters, (finishing, summaries_in))?;
+        let publisher = start_publisher(&plan, &board)?;
+        let http = plan
+            .live
+            .http
+            .map(|address| HttpServer::spawn(Arc::clone(&board), address, HttpLimits::default()))
+            .transpose()?;
+        let links = Links { plan: &plan, pool, counters, queues, acquisitions: &acquisitions, options: &options };
+        let receivers = links.start(sources)?;
+        let acquisitions = Arc::clone(&acquisitions);
+        let main = named("main", move || run(receivers, writer, &acquisitions, finisher))?;
+        Ok(Self { plan, board, stop: options.stop, summaries, publisher, http, main })
+    }
+
+    /// The plan, every limit as a number, and where to look.
+    pub fn describe(&self) -> String {
+        let mut text = self.plan.describe();
+        text.push_str(&format!("writing   {}\n", self.board.wiring.write_method));
+        text.push_str(&format!("memory    at most {} MiB\n", ceiling_bytes(&self.plan) >> 20));
+        text
+    }
+
+    /// Shared state, for progress.
+    pub fn board(&self) -> &Arc<Board> {
+        &self.board
+    }
+
+    /// Summaries of acquisitions, as they are finished; ends with the receiver.
+    pub fn summaries(&self) -> impl Iterator<Item = Summary> + '_ {
+        self.summaries.iter()
+    }
+
+    /// Asks the receiver to drain, seal and end.
+    pub fn stop(&self) {
+        self.stop.store(true, Ordering::SeqCst);
+    }
+
+    /// Address of the HTTP server.
+    pub fn http_address(&self) -> Option<std::net::SocketAddr> {
+        self.http.as_ref().map(HttpServer::address)
+    }
+
+    /// Endpoint of the live stream.
+    pub fn stream_endpoint(&self) -> Option<&str> {
+        self.publisher.as_ref().map(Publisher::endpoint)
+    }
+
+    /// Waits for everything to end; an error when a series was refused or the writer is gone.
+    pub fn join(self) -> Result<()> {
+        let result = self.main.join().map_err(|_| anyhow::anyhow!("a thread of the receiver panicked"))?;
+        self.board.close();
+        drop((self.publisher, self.http)); // They send the end of the last acquisition, then stop.
+        result
+    }
+}
+
+/// Most memory a receiver with this plan uses, in bytes.
+pub fn ceiling_bytes(plan: &Plan) -> u64 {
+    let images = IMAGES_BYTES_MAX * live::ACQUISITIONS_MAX as u64;
+    plan.limits.pool_bytes(plan.links.len() as u32) + images + OVERHEAD_BYTES
+}
+
+/// The sending ends of both queues; the queues close with the last receive thread.
+struct Senders {
+    raw: Sender<Event>,
+    live: Sender<Block>,
+}
+
+/// Only the writer and the reducers hold receiving ends for long: when they die, senders must notice.
+struct Queues {
+    senders: Arc<Senders>,
+    raw: Queue<Event>,
+    live: Queue<Block>,
+}
+
+impl Queues {
+    fn new(plan: &Plan) -> Self {
+        let (raw_in, raw) = bounded(plan.limits.raw_queue_blocks as usize);
+        let (live_in, live) = bounded(plan.limits.live_queue_blocks as usize);
+        Self { senders: Arc::new(Senders { raw: raw_in, live: live_in }), raw, live }
+    }
+}
+
+fn open_sources(plan: &Plan, counters: &[Arc<LinkCounters>]) -> Result<Vec<Box<dyn Source>>> {
+    plan.links.iter().zip(counters).map(|(link, counters)| open_source(plan, link, counters)).collect()
+}
+
+/// The source of one link. A new detector protocol gets an arm here.
+fn open_source(plan: &Plan, link: &LinkPlan, counters: &Arc<LinkCounters>) -> Result<Box<dyn Source>> {
+    Ok(match &link.source {
+        SourcePlan::Merlin { host, data_port, control } => {
+            let options = MerlinOptions::of(&plan.limits);
+            Box::new(MerlinSource::new(host, *data_port, control.clone(), options, Arc::clone(counters)))
+        }
+        SourcePlan::Tiles { .. } => {
+            let settings = TileSettings::from_plan(plan, link).context("a tile stream")?;
+            let mut source = TileSource::new(settings);
+            source.open()?; // Binds at start: a taken port is an error now, not later.
+            Box::new(source)
+        }
+    })
+}
+
+fn wiring(plan: &Plan, pool: &Pool, counters: &[Arc<LinkCounters>], queues: &Queues, write_method: String) -> Wiring {
+    let links = plan.links.iter().zip(counters);
+    let links = links.map(|(link, counters)| live::Link { name: link_name(link), counters: Arc::clone(counters) });
+    let (raw, live_queue) = (Arc::downgrade(&queues.senders), Arc::downgrade(&queues.senders));
+    let free = pool.clone();
+    let queue = |name: &str, depth: live::Gauge, capacity: u32| live::Queue {
+        name: name.into(),
+        depth,
+        capacity: u64::from(capacity),
+    };
+    Wiring {
+        links: links.collect(),
+        queues: vec![
+            queue(
+                "raw",
+                Box::new(move || raw.upgrade().map_or(0, |senders| senders.raw.len() as u64)),
+                plan.limits.raw_queue_blocks,
+            ),
+            queue(
+                "live",
+                Box::new(move || live_queue.upgrade().map_or(0, |senders| senders.live.len() as u64)),
+                plan.limits.live_queue_blocks,
+            ),
+        ],
+        pool_free: Some(Box::new(move || free.free_count() as u64)),
+        pool_slots: pool.slot_count() as u64,
+        slot_bytes: pool.slot_bytes() as u64,
+        directory: plan.data.record.then(|| plan.data.directory.clone()),
+        write_method,
+    }
+}
+
+fn link_name(link: &LinkPlan) -> String {
+    match &link.source {
+        SourcePlan::Merlin { host, data_port, .. } => format!("merlin {host}:{data_port}"),
+        SourcePlan::Tiles { endpoint, .. } => format!("tiles {endpoint}"),
+    }
+}
+
+fn writer_plan(plan: &Plan, pool: &Pool, counters: &[Arc<LinkCounters>]) -> WriterPlan {
+    WriterPlan {
+        depth: plan.limits.write_depth,
+        sync_interval: plan.limits.sync_interval,
+        pool: Some(pool.clone()),
+        counters: counters.to_vec(),
+        ..WriterPlan::new(plan.data.directory.clone())
+    }
+}
+
+fn start_writer(
+    plan: WriterPlan,
+    (disk, report): (Box<dyn Disk>, WriterReport),
+    raw: &Queue<Event>,
+    acquisitions: &Arc<Acquisitions>,
+) -> Result<Writer> {
+    let (lookup, stored) = (Arc::clone(acquisitions), Arc::clone(acquisitions));
+    let open = Box::new(move |series: &Arc<Series>| lookup.data_set_of(series));
+    let ended = Box::new(move |tile| stored.stored(tile));
+    Ok(Writer::spawn_on(disk, report, plan, raw.clone(), open, ended)?)
+}
+
+fn start_finisher(
+    plan: &Plan,
+    live: &Queue<Block>,
+    acquisitions: &Arc<Acquisitions>,
+    board: &Arc<Board>,
+    counters: &[Arc<LinkCounters>],
+    (finishing, summaries): (Queue<Arc<Acquisition>>, Sender<Summary>),
+) -> Result<JoinHandle<()>> {
+    let (acquisitions, board) = (Arc::clone(acquisitions), Arc::clone(board));
+    let shared = Shared {
+        acquisitions: Arc::clone(&acquisitions),
+        board: Arc::clone(&board),
+        is_recording: plan.data.record,
+        counters: counters.to_vec(),
+    };
+    let reducers = Reducers::start(plan.limits.reducer_count, live, &shared)?;
+    let finisher = Finisher {
+        acquisitions,
+        board,
+        reducers,
+        counters: counters.to_vec(),
+        reduces_nothing: plan.reductions.is_empty(),
+        ceiling_bytes: ceiling_bytes(plan),
+        summaries,
+    };
+    named("finish", move || finisher.run(&finishing))
+}
+
+fn start_publisher(plan: &Plan, board: &Arc<Board>) -> Result<Option<Publisher>> {
+    let Some(endpoint) = plan.live.zmq.clone() else { return Ok(None) };
+    let pace = live::Pace { update_interval: plan.live.update_interval, ..live::Pace::default() };
+    let stream = StreamPlan {
+        endpoint,
+        pace,
+        result_count: plan.reductions.len() as u32,
+        subscriber_count: plan.limits.subscriber_count,
+    };
+    Ok(Some(Publisher::spawn(Arc::clone(board), &stream)?))
+}
+
+/// What every link gets.
+struct Links<'a> {
+    plan: &'a Plan,
+    pool: Pool,
+    counters: Vec<Arc<LinkCounters>>,
+    queues: Queues,
+    acquisitions: &'a Arc<Acquisitions>,
+    options: &'a Options,
+}
+
+type ReceiveThread = JoinHandle<Result<(), ReceiveError>>;
+
+impl Links<'_> {
+    /// One receive thread per link; the queues close when all of them have ended.
+    fn start(self, sources: Vec<Box<dyn Source>>) -> Result<Vec<ReceiveThread>> {
+        let reducing = !self.plan.reductions.is_empty();
+        let mut threads = Vec::new();
+        for (id, mut source) in (0..).zip(sources) {
+            let senders = Arc::clone(&self.queues.senders);
+            let fan_out = FanOut {
+                raw: self.plan.data.record.then(|| senders.raw.clone()),
+                live: reducing.then(|| senders.live.clone()),
+                counters: Arc::clone(&self.counters[id as usize]),
+            };
+            let (pool, stop) = (self.pool.clone(), Arc::clone(&self.options.stop));
+            let (seal_after, series_max) = (self.plan.limits.seal_after, self.options.series_max);
+            let acquisitions = Arc::clone(self.acquisitions);
+            threads.push(named(&format!("receive-{id}"), move || {
+                let _senders = senders; // The gauges read the queues for as long as anybody can fill them.
+                let mut on_failure = StopOthers { stop: &stop, is_armed: true };
+                let link = Link { id, pool, fan_out, seal_after, stop: &stop };
+                let result = receive(source.as_mut(), &link, acquisitions.as_ref(), series_max);
+                on_failure.is_armed = result.is_err();
+                result.map(|_| ())
+            })?);
+        }
+        Ok(threads)
+    }
+}
+
+/// Stops the other links when a receive loop fails or panics: half a detector is not worth a long recording.
+struct StopOthers<'a> {
+    stop: &'a AtomicBool,
+    is_armed: bool,
+}
+
+impl Drop for StopOthers<'_> {
+    fn drop(&mut self) {
+        if self.is_armed {
+            self.stop.store(true, Ordering::SeqCst);
+        }
+    }
+}
+
+/// Waits for the receive loops; then each stage ends when the one before it has, whatever went wrong. The first error.
+fn run(
+    receivers: Vec<ReceiveThread>,
+    writer: Option<Writer>,
+    acquisitions: &Acquisitions,
+    finisher: JoinHandle<()>,
+) -> Result<()> {
+    let mut results: Vec<Result<()>> = Vec::new();
+    for receiver in receivers {
+        let result = receiver.join().map_err(|_| anyhow::anyhow!("a receive loop panicked"));
+        results.push(result.and_then(|result| Ok(result?)));
+    }
+    if let Some(writer) = writer {
+        results.push(writer.join().map_err(anyhow::Error::msg));
+    }
+    acquisitions.finish_all();
+    acquisitions.close();
+    results.push(finisher.join().map_err(|_| anyhow::anyhow!("the finisher panicked")));
+    results.into_iter().collect()
+}
+
+fn named<T: Send + 'static>(name: &str, body: impl FnOnce() -> T + Send + 'static) -> Result<JoinHandle<T>> {
+    std::thread::Builder::new().name(name.into()).spawn(body).with_context(|| format!("start thread {name}"))
+}

@@ -1,0 +1,192 @@
+//! Reducer threads: from the live queue into the live images, at the lowest priority.
+//!
+//! # Place in the path
+//! Second hop of the live branch. A reducer owns one [`Reducer`] per running link; per-frame values are merged into the
+//! board after every block, patterns every [`PATTERN_INTERVAL`] and whenever the queue runs dry.
+//!
+//! # Invariants
+//! - I1: when every thread has answered a [`Flush`], all blocks that were in the queue before it are merged, and no
+//!   thread holds anything of that acquisition. Each thread reduces as many blocks as the queue held when it saw the
+//!   flush, or until the queue is empty; a block taken by another thread is merged before that thread answers.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::{Receiver, Sender, bounded, select};
+use ronchi_pipeline::reduce::{Frames, Partial, Patterns, Reducer};
+use ronchi_pipeline::{Block, LinkCounters};
+use ronchi_sinks::live::Board;
+
+use crate::acquisitions::Acquisitions;
+use crate::pictures::Images;
+use crate::process;
+
+/// Longest time a sum or maximum pattern stays in a busy reducer.
+const PATTERN_INTERVAL: Duration = Duration::from_millis(100);
+/// A queue without blocks for this long lets a reducer hand its patterns over.
+const IDLE: Duration = Duration::from_millis(10);
+
+/// Asks a reducer to hand over everything of an acquisition.
+struct Flush {
+    acquisition: [u8; 16],
+    done: Sender<()>,
+}
+
+/// What reducers share.
+#[derive(Clone)]
+pub(crate) struct Shared {
+    /// Where to find reduce plans.
+    pub acquisitions: Arc<Acquisitions>,
+    /// Where results go.
+    pub board: Arc<Board>,
+    /// Whether frames are recorded at the same time.
+    pub(crate) is_recording: bool,
+    /// Counters of each link.
+    pub counters: Vec<Arc<LinkCounters>>,
+}
+
+/// The reducer threads of a receiver; they end when the live queue is closed and empty.
+pub(crate) struct Reducers {
+    flush: Vec<Sender<Flush>>,
+    threads: Vec<JoinHandle<()>>,
+}
+
+impl Reducers {
+    /// Starts `count` threads on one queue.
+    pub(crate) fn start(count: u32, live: &Receiver<Block>, shared: &Shared) -> std::io::Result<Self> {
+        let (mut flush, mut threads) = (Vec::new(), Vec::new());
+        for number in 0..count {
+            let (sender, flushes) = bounded(4);
+            let worker = Worker { live: live.clone(), flushes, shared: shared.clone(), reducers: HashMap::new() };
+            flush.push(sender);
+            let thread = std::thread::Builder::new().name(format!("reduce-{number}"));
+            threads.push(thread.spawn(move || worker.run())?);
+        }
+        Ok(Self { flush, threads })
+    }
+
+    /// Waits until every block queued so far is merged and no reducer holds anything of this acquisition.
+    pub(crate) fn flush(&self, acquisition: [u8; 16]) {
+        let (done, answers) = bounded(self.flush.len());
+        for worker in &self.flush {
+            let _ = worker.send(Flush { acquisition, done: done.clone() }); // A thread that has ended holds nothing.
+        }
+        drop(done);
+        while answers.recv().is_ok() {}
+    }
+
+    /// Waits for the threads to end; the live queue must be closed.
+    pub(crate) fn join(self) {
+        drop(self.flush); // No more flushes: a thread whose queue is closed may end.
+        for thread in self.threads {
+            if thread.join().is_err() {
+                tracing::error!("a reducer panicked: live images are incomplete, the recording is not affected");
+            }
+        }
+    }
+}
+
+struct Running {
+    reducer: Reducer,
+    patterns_since: Option<Instant>,
+}
+
+struct Worker {
+    live: Receiver<Block>,
+    flushes: Receiver<Flush>,
+    shared: Shared,
+    reducers: HashMap<([u8; 16], u32), Running>,
+}
+
+impl Worker {
+    fn run(mut self) {
+        if self.shared.is_recording {
+            process::lower_priority(); // Without recording there is nothing to stand back for.
+        }
+        let (live, flushes) = (self.live.clone(), self.flushes.clone());
+        loop {
+            select! {
+                recv(live) -> block => match block {
+                    Ok(block) => self.reduce(block),
+                    Err(_) => break,
+                },
+                recv(flushes) -> flush => if let Ok(flush) = flush { self.flush(&flush) },
+                default(IDLE) => self.hand_over_patterns(Duration::ZERO),
+            }
+        }
+        // The queue is closed; flushes may still come until the receiver lets go of us.
+        for flush in flushes {
+            self.flush(&flush);
+        }
+        self.hand_over_patterns(Duration::ZERO);
+    }
+
+    fn reduce(&mut self, block: Block) {
+        let series = Arc::clone(block.series());
+        let key = (series.acquisition, series.link);
+        let frame_count = u64::from(block.present_count());
+        if let Some(running) = self.running(key) {
+            running.reducer.reduce(&Frames::of_block(&block));
+            running.patterns_since.get_or_insert_with(Instant::now);
+            let partial = running.reducer.take();
+            drop(block); // The slot goes home before the merge.
+            merge(&self.shared.board, key, &partial);
+            if let Some(counters) = self.shared.counters.get(key.1 as usize) {
+                LinkCounters::add(&counters.reduced_frames, frame_count);
+            }
+        }
+        self.hand_over_patterns(PATTERN_INTERVAL);
+    }
+
+    fn running(&mut self, key: ([u8; 16], u32)) -> Option<&mut Running> {
+        if !self.reducers.contains_key(&key) {
+            let plan = self.shared.acquisitions.find(&key.0)?.reduce_plan(key.1)?;
+            self.reducers.insert(key, Running { reducer: Reducer::new(plan), patterns_since: None });
+        }
+        self.reducers.get_mut(&key)
+    }
+
+    /// Merges patterns that have been held for at least `age`.
+    fn hand_over_patterns(&mut self, age: Duration) {
+        let board = Arc::clone(&self.shared.board);
+        for (key, running) in &mut self.reducers {
+            if running.patterns_since.is_some_and(|since| since.elapsed() >= age) {
+                running.patterns_since = None;
+                merge_patterns(&board, *key, &running.reducer.take_patterns());
+            }
+        }
+    }
+
+    fn flush(&mut self, flush: &Flush) {
+        for _ in 0..self.live.len() {
+            let Ok(block) = self.live.try_recv() else { break };
+            self.reduce(block);
+        }
+        self.hand_over_patterns(Duration::ZERO);
+        self.reducers.retain(|key, _| key.0 != flush.acquisition); // I1
+        let _ = flush.done.send(());
+    }
+}
+
+/// Merges a partial into the live images on the board.
+pub(crate) fn merge(board: &Board, (acquisition, link): ([u8; 16], u32), partial: &Partial) {
+    board.update_id(&acquisition, |shown| {
+        if let Some(images) = shown.pictures_mut::<Images>() {
+            images.merge(link, partial);
+        }
+        if let (false, Some(&last)) = (shown.recording, partial.frames().last()) {
+            shown.watermarks.get(link as usize).into_iter().for_each(|tile| tile.raise_visible(last + 1));
+        }
+    });
+}
+
+/// Merges patterns into the live images on the board.
+pub(crate) fn merge_patterns(board: &Board, (acquisition, link): ([u8; 16], u32), patterns: &Patterns) {
+    board.update_id(&acquisition, |shown| {
+        if let Some(images) = shown.pictures_mut::<Images>() {
+            images.merge_patterns(link, patterns);
+        }
+    });
+}

@@ -1,0 +1,98 @@
+//! `ronchi simulate tiles`: one readout computer that sends its part of a synthetic detector as a tile stream.
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use clap::Args;
+use ronchi_pipeline::{NavShape, Region, SigShape};
+
+use super::args::parse_shape;
+use super::synth::{Specimen, SynthPlan, Synthesis};
+use super::tiles::{TileFaults, TileSender, TileStream};
+
+/// Options of `ronchi simulate tiles`.
+#[derive(Debug, Args)]
+pub struct SimulateTilesArgs {
+    /// Endpoint of the receiver, e.g. tcp://127.0.0.1:7001
+    #[arg(value_name = "ENDPOINT")]
+    endpoint: String,
+    /// Listen at the endpoint instead of connecting to it
+    #[arg(long)]
+    bind: bool,
+    /// Name of the run; the same for all senders of one detector
+    #[arg(long, default_value = "simulated")]
+    series: String,
+    /// Shape of the whole detector
+    #[arg(long, value_name = "HxW", default_value = "256x256", value_parser = parse_shape)]
+    detector: (u32, u32),
+    /// The part that is sent, in detector pixels; default is all of it
+    #[arg(long, value_name = "Y,X,H,W", value_delimiter = ',')]
+    region: Vec<u32>,
+    /// Scan shape
+    #[arg(long, value_name = "NYxNX", default_value = "64x64", value_parser = parse_shape)]
+    scan: (u32, u32),
+    /// Frames per second
+    #[arg(long, value_name = "FRAMES_PER_S", default_value_t = 1000.0)]
+    rate: f64,
+    /// Mean electrons per frame
+    #[arg(long, value_name = "ELECTRONS", default_value_t = 1500.0)]
+    dose: f64,
+    /// Seed of specimen and faults
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
+    /// Probability per frame of not being sent
+    #[arg(long, default_value_t = 0.0)]
+    lose: f64,
+}
+
+impl SimulateTilesArgs {
+    /// Sends one series and says what was sent.
+    pub fn run(self) -> Result<()> {
+        ensure!(self.rate.is_finite() && self.rate > 0.0, "--rate {}: expected more than 0", self.rate);
+        let detector = SigShape { height: self.detector.0, width: self.detector.1 };
+        let region = match *self.region.as_slice() {
+            [] => detector.region(),
+            [y, x, height, width] => Region { y, x, height, width },
+            _ => anyhow::bail!("--region takes four numbers: Y,X,H,W"),
+        };
+        ensure!(region.fits(detector), "--region {region:?} is not inside the detector {detector:?}");
+        let scan = NavShape { height: self.scan.0, width: self.scan.1 };
+        let plan = SynthPlan { scan, detector, dose: self.dose, specimen: Specimen::Crystal, seed: self.seed };
+        let synthesis = Synthesis::new(plan)?;
+        let open = if self.bind { TileSender::bind } else { TileSender::connect };
+        let sender = open(&self.endpoint)?;
+        let whole = TileStream::whole(&self.series, scan.position_count(), detector.height, detector.width);
+        let stream = TileStream { region, scan: Some(scan), ..whole };
+        eprintln!("sending {} frames of {region:?} to {}", stream.frame_count, sender.endpoint());
+        let mut counts = vec![0; usize::try_from(detector.pixel_count()).context("detector size")?];
+        let paint = |frame, pixels: &mut [u8]| {
+            synthesis.draw(frame, &mut counts);
+            cut(&counts, detector, region, pixels);
+        };
+        let faults = TileFaults { seed: self.seed, lose: self.lose, ..TileFaults::default() };
+        let sent = sender.run(&stream, &faults, paint, pace(self.rate))?;
+        println!("{} frames sent, {} left out", sent.frames, sent.lost.len());
+        Ok(())
+    }
+}
+
+/// Sleeps before each frame until its time has come; never stops the stream.
+fn pace(rate_hz: f64) -> impl FnMut() -> bool {
+    let started = Instant::now();
+    let mut frame = 0_u32;
+    move || {
+        let due = Duration::from_secs_f64(f64::from(frame) / rate_hz);
+        std::thread::sleep(due.saturating_sub(started.elapsed()));
+        frame = frame.saturating_add(1);
+        false
+    }
+}
+
+/// The pixels of one region as little-endian u16, counts above its range cut off.
+fn cut(counts: &[u32], detector: SigShape, region: Region, pixels: &mut [u8]) {
+    let rows = counts.chunks_exact(detector.width as usize).skip(region.y as usize).take(region.height as usize);
+    let wanted = rows.flat_map(|row| &row[region.x as usize..(region.x + region.width) as usize]);
+    for (pixel, &count) in pixels.as_chunks_mut().0.iter_mut().zip(wanted) {
+        *pixel = u16::try_from(count).unwrap_or(u16::MAX).to_le_bytes();
+    }
+}

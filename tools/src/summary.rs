@@ -1,0 +1,176 @@
+//! The summary of an acquisition: what `ronchi record` prints at the end, as text or JSON.
+
+use std::fmt::{self, Display};
+use std::path::PathBuf;
+
+use ronchi_pipeline::{Gap, LinkCounters};
+use serde::Serialize;
+
+use crate::process::Memory;
+
+/// How an acquisition went.
+#[derive(Debug, Clone, Serialize)]
+pub struct Summary {
+    /// Directory of the data set; none for a preview.
+    pub dataset: Option<PathBuf>,
+    /// Its name.
+    pub name: String,
+    /// `complete`, `interrupted` or `failed`.
+    pub state: &'static str,
+    /// Every frame, accounted for.
+    pub frames: Frames,
+    /// Frames that are not there, with reasons.
+    pub gaps: Vec<Gap>,
+    /// Speed from the first frame until the last one was durable.
+    pub rates: Rates,
+    /// That time.
+    pub seconds: f64,
+    /// Time after it for reducing what was skipped and storing results.
+    pub finish_s: f64,
+    /// CPU time of the receiver since its start.
+    pub cpu_s: f64,
+    /// Memory of the receiver.
+    pub memory: Memory,
+    /// How frames were written.
+    pub writer: String,
+    /// What went wrong, in words.
+    pub errors: Vec<String>,
+}
+
+/// Frame counts; `announced = durable + missing` when recording.
+#[derive(Debug, Clone, Serialize)]
+pub struct Frames {
+    /// Announced by the detector, or seen, when it announced none.
+    pub announced: u64,
+    /// Received whole.
+    pub received: u64,
+    /// Durable on disk.
+    pub durable: u64,
+    /// Not there: the sum of all gaps.
+    pub missing: u64,
+    /// Arrived broken.
+    pub rejected: u64,
+    /// Arrived again.
+    pub duplicate: u64,
+    /// Arrived too late or beyond the announced number.
+    pub unplaced: u64,
+    /// Skipped by the live path.
+    pub live_skipped: u64,
+    /// Of these, reduced later from disk.
+    pub backfilled: u64,
+}
+
+/// Totals of a receiver that a summary reports as differences.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Counts {
+    /// Frames that arrived broken.
+    pub rejected: u64,
+    /// Frames that arrived again.
+    pub duplicate: u64,
+    /// Frames that could not be placed.
+    pub unplaced: u64,
+    /// Frames the live path skipped.
+    pub live_skipped: u64,
+}
+
+impl Counts {
+    /// The counters of a link at this moment.
+    pub fn of(counters: &LinkCounters) -> Self {
+        let read = LinkCounters::read;
+        Self {
+            rejected: read(&counters.rejected_frames),
+            duplicate: read(&counters.duplicate_frames),
+            unplaced: read(&counters.unplaced_frames),
+            live_skipped: read(&counters.live_skipped_frames),
+        }
+    }
+
+    /// Both together.
+    pub fn plus(self, other: Self) -> Self {
+        Self {
+            rejected: self.rejected + other.rejected,
+            duplicate: self.duplicate + other.duplicate,
+            unplaced: self.unplaced + other.unplaced,
+            live_skipped: self.live_skipped + other.live_skipped,
+        }
+    }
+
+    /// What has come since `earlier`.
+    pub fn since(self, earlier: Self) -> Self {
+        Self {
+            rejected: self.rejected - earlier.rejected,
+            duplicate: self.duplicate - earlier.duplicate,
+            unplaced: self.unplaced - earlier.unplaced,
+            live_skipped: self.live_skipped - earlier.live_skipped,
+        }
+    }
+}
+
+/// Mean speed.
+#[derive(Debug, Clone, Copy, Serialize)]
+pub struct Rates {
+    /// Frames per second.
+    pub frames_per_s: f64,
+    /// Payload in 10^9 bytes per second.
+    pub gb_per_s: f64,
+}
+
+impl Rates {
+    /// Rates of so many frames and payload bytes in this time.
+    pub fn new(frames: u64, bytes: u64, seconds: f64) -> Self {
+        let per_s = |count: u64| if seconds > 0.0 { count as f64 / seconds } else { 0.0 };
+        Self { frames_per_s: per_s(frames), gb_per_s: per_s(bytes) / 1e9 }
+    }
+}
+
+impl Summary {
+    /// Whether everything announced is durable.
+    pub fn is_whole(&self) -> bool {
+        let stored = self.dataset.is_none() || self.frames.durable == self.frames.announced;
+        self.state == "complete" && stored && self.frames.missing == 0 && self.errors.is_empty()
+    }
+}
+
+impl Display for Summary {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { frames, rates, .. } = self;
+        writeln!(f, "{}: {}", self.name, self.state)?;
+        writeln!(
+            f,
+            "  {} of {} frames in {:.2} s ({:.0} frames/s, {:.2} GB/s)",
+            frames.received, frames.announced, self.seconds, rates.frames_per_s, rates.gb_per_s
+        )?;
+        match &self.dataset {
+            Some(path) => writeln!(f, "  {} frames durable in {}", frames.durable, path.display())?,
+            None => writeln!(f, "  nothing was recorded: this was a preview")?,
+        }
+        if frames.missing == 0 {
+            writeln!(f, "  no frame lost")?;
+        } else {
+            writeln!(f, "  {} FRAMES MISSING:", frames.missing)?;
+            for gap in self.gaps.iter().take(10) {
+                let last = gap.first + gap.count - 1;
+                writeln!(f, "    frame {} to {last}: {}", gap.first, reason(gap))?;
+            }
+            if self.gaps.len() > 10 {
+                writeln!(f, "    and {} more gaps, listed in zarr.json", self.gaps.len() - 10)?;
+            }
+        }
+        if frames.duplicate + frames.rejected + frames.unplaced > 0 {
+            let Frames { duplicate, rejected, unplaced, .. } = frames;
+            writeln!(f, "  {duplicate} came twice, {rejected} came broken, {unplaced} could not be placed")?;
+        }
+        if frames.live_skipped > 0 {
+            let (skipped, later) = (frames.live_skipped, frames.backfilled);
+            writeln!(f, "  {skipped} frames skipped live, {later} of them reduced from disk afterwards")?;
+        }
+        for error in &self.errors {
+            writeln!(f, "  ERROR: {error}")?;
+        }
+        Ok(())
+    }
+}
+
+fn reason(gap: &Gap) -> String {
+    serde_json::to_value(gap.reason).ok().and_then(|v| v.as_str().map(|s| s.replace('_', " "))).unwrap_or_default()
+}

@@ -1,0 +1,277 @@
+//! The whole receiver, wired as `ronchi` wires it, between a simulated detector and a data set on disk.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::time::Duration;
+
+use ronchi::receiver::{Options, Receiver};
+use ronchi::simulate::merlin::{
+    ChipLayout, Fault, FrameSource, MerlinPixels, MerlinSimulation, MerlinSimulator, TriggerMode,
+};
+use ronchi::simulate::synth::{Specimen, SynthPlan, Synthesis};
+use ronchi::simulate::tiles::{TileFaults, TileSender, TileStream};
+use ronchi::summary::Summary;
+use ronchi_config::{DataPlan, Limits, LinkPlan, LivePlan, Plan, ScanPlan, SourcePlan};
+use ronchi_pipeline::reduce::{Reduction, VirtualDetector};
+use ronchi_pipeline::{NavShape, Region, SigShape};
+use ronchi_sinks::storage::Reader;
+
+const SCAN: NavShape = NavShape { height: 12, width: 16 };
+const DETECTOR: SigShape = SigShape { height: 48, width: 48 };
+
+fn specimen() -> SynthPlan {
+    SynthPlan { scan: SCAN, detector: DETECTOR, dose: 300.0, specimen: Specimen::Crystal, seed: 5 }
+}
+
+fn simulation(faults: &[&str]) -> MerlinSimulation {
+    let source = FrameSource::Synthetic { plan: specimen(), pixels: MerlinPixels::U16, layout: ChipLayout::Single };
+    let faults: Vec<Fault> = faults.iter().map(|text| text.parse().expect("fault")).collect();
+    MerlinSimulation { trigger: TriggerMode::Now, runs: 1, faults, seed: 3, ..MerlinSimulation::new(source) }
+}
+
+/// Frame `frame` as counts, computed from the specimen and not through any wire format.
+fn counts(synthesis: &Synthesis, frame: u64) -> Vec<u32> {
+    let mut counts = vec![0; DETECTOR.pixel_count() as usize];
+    synthesis.draw(frame, &mut counts);
+    counts
+}
+
+fn plan(directory: &Path, links: Vec<LinkPlan>) -> Plan {
+    let ring = VirtualDetector::Ring { cy: 24.0, cx: 23.5, inner: 9.0, outer: 20.0 };
+    let disk = VirtualDetector::Disk { cy: 24.0, cx: 24.0, radius: 8.0 };
+    Plan {
+        data: DataPlan { directory: directory.to_owned(), name: "scan".into(), record: true },
+        links,
+        detector: None,
+        scan: ScanPlan::default(),
+        reductions: vec![
+            Reduction::Virtual { name: "adf".into(), detector: ring },
+            Reduction::Virtual { name: "bf".into(), detector: disk },
+            Reduction::Total,
+            Reduction::CentreOfMass,
+            Reduction::Sum,
+            Reduction::Max,
+        ],
+        live: LivePlan::default(),
+        limits: Limits { block_bytes: 64 << 10, reducer_count: 2, ..Limits::default() },
+    }
+}
+
+fn merlin(address: std::net::SocketAddr) -> LinkPlan {
+    let (host, data_port) = (address.ip().to_string(), address.port());
+    LinkPlan { source: SourcePlan::Merlin { host, data_port, control: None }, region: None }
+}
+
+fn options(series_max: u64) -> Options {
+    Options { series_max: Some(series_max), exact_name: true, stop: Arc::new(AtomicBool::new(false)) }
+}
+
+/// Runs a receiver to its end and returns its one summary.
+fn record(plan: Plan) -> Summary {
+    let receiver = Receiver::start(plan, options(1)).expect("receiver starts");
+    let summaries: Vec<Summary> = receiver.summaries().collect();
+    receiver.join().expect("receiver ends well");
+    let [summary] = <[Summary; 1]>::try_from(summaries).expect("one summary");
+    summary
+}
+
+/// A stored result as unsigned integers.
+fn stored(data_set: &Path, name: &str) -> Vec<u64> {
+    let chunk = ["c/0/0", "c/0"].map(|chunk| data_set.join("results").join(name).join(chunk));
+    let bytes = chunk.iter().find_map(|path| std::fs::read(path).ok()).expect("a stored result");
+    match name {
+        "valid" => bytes.iter().map(|&byte| u64::from(byte)).collect(),
+        _ => bytes.as_chunks().0.iter().map(|&bytes| u64::from_le_bytes(bytes)).collect(),
+    }
+}
+
+/// What the stored results must be, from whole frames by nested loops; frames of `missing` count as not measured.
+fn check_results(data_set: &Path, missing: &[u64]) {
+    let synthesis = Synthesis::new(specimen()).expect("specimen");
+    let frames: Vec<Option<Vec<u32>>> =
+        (0..SCAN.position_count()).map(|f| (!missing.contains(&f)).then(|| counts(&synthesis, f))).collect();
+    let sum_where = |inside: &dyn Fn(f64) -> bool, cy: f64, cx: f64| -> Vec<u64> {
+        let of = |frame: &Option<Vec<u32>>| {
+            let Some(frame) = frame else { return 0 };
+            let pixels = frame.iter().enumerate();
+            let wanted = pixels.filter(|(at, _)| {
+                let (y, x) = ((at / 48) as f64, (at % 48) as f64);
+                inside((y - cy).powi(2) + (x - cx).powi(2))
+            });
+            wanted.map(|(_, &count)| u64::from(count)).sum()
+        };
+        frames.iter().map(of).collect()
+    };
+    assert_eq!(stored(data_set, "adf"), sum_where(&|r2| r2 > 81.0 && r2 <= 400.0, 24.0, 23.5));
+    assert_eq!(stored(data_set, "bf"), sum_where(&|r2| r2 <= 64.0, 24.0, 24.0));
+    assert_eq!(stored(data_set, "total"), sum_where(&|_| true, 0.0, 0.0));
+    let valid: Vec<u64> = frames.iter().map(|frame| u64::from(frame.is_some())).collect();
+    assert_eq!(stored(data_set, "valid"), valid);
+    let sum: Vec<u64> = (0..48 * 48).map(|at| frames.iter().flatten().map(|f| u64::from(f[at])).sum()).collect();
+    assert_eq!(stored(data_set, "sum"), sum);
+}
+
+/// Every present frame on disk equals the specimen, big-endian as Merlin sends it; every other is zero and flagged.
+fn check_frames(data_set: &Path, missing: &[u64]) {
+    let synthesis = Synthesis::new(specimen()).expect("specimen");
+    let reader = Reader::open(data_set).expect("data set opens");
+    assert_eq!(reader.verify().expect("verification").flaws, []);
+    let flags = reader.flags(0, 0..SCAN.position_count()).expect("flags");
+    let mut bytes = Vec::new();
+    for frame in 0..SCAN.position_count() {
+        reader.read_frames(0, frame..frame + 1, &mut bytes).expect("frame");
+        let pixels: Vec<u32> = bytes.as_chunks().0.iter().map(|&b| u32::from(u16::from_be_bytes(b))).collect();
+        let is_missing = missing.contains(&frame);
+        let expected = if is_missing { vec![0; pixels.len()] } else { counts(&synthesis, frame) };
+        assert_eq!(pixels, expected, "frame {frame}");
+        assert_eq!(flags[frame as usize] != 0, is_missing, "flag of frame {frame}");
+    }
+}
+
+#[test]
+fn a_series_is_recorded_and_reduced_exactly() {
+    let directory = tempfile::tempdir().expect("folder");
+    let simulator = MerlinSimulator::start(simulation(&[])).expect("simulator");
+    let summary = record(plan(directory.path(), vec![merlin(simulator.data_address)]));
+    assert!(summary.is_whole(), "{summary}");
+    assert_eq!((summary.frames.announced, summary.frames.durable), (192, 192));
+    let data_set = summary.dataset.expect("recorded");
+    check_frames(&data_set, &[]);
+    check_results(&data_set, &[]);
+}
+
+/// Lost, repeated and swapped frames: gaps are exactly what the simulator lost, the rest is right.
+#[test]
+fn faults_become_gaps_and_nothing_else() {
+    let directory = tempfile::tempdir().expect("folder");
+    let simulator = MerlinSimulator::start(simulation(&["lose=0.1", "repeat=0.1", "swap=0.1"])).expect("simulator");
+    let summary = record(plan(directory.path(), vec![merlin(simulator.data_address)]));
+    let faults = simulator.wait().faults;
+    assert!(faults["lose"] > 5 && faults["repeat"] > 5 && faults["swap"] > 5, "{faults:?}");
+    assert_eq!(summary.state, "complete");
+    assert_eq!((summary.frames.missing, summary.frames.duplicate), (faults["lose"], faults["repeat"]));
+    assert_eq!(summary.frames.durable + summary.frames.missing, 192);
+    let missing: Vec<u64> = summary.gaps.iter().flat_map(|gap| gap.first..gap.first + gap.count).collect();
+    let data_set = summary.dataset.expect("recorded");
+    check_frames(&data_set, &missing);
+    check_results(&data_set, &missing);
+}
+
+/// A live queue of one block and slow reducers skip; the finished results are complete all the same.
+#[test]
+fn what_the_live_queue_skips_is_reduced_from_disk() {
+    let directory = tempfile::tempdir().expect("folder");
+    let simulator = MerlinSimulator::start(simulation(&[])).expect("simulator");
+    let mut plan = plan(directory.path(), vec![merlin(simulator.data_address)]);
+    plan.limits = Limits { live_queue_blocks: 1, reducer_count: 1, block_bytes: 4608, ..plan.limits };
+    let polygon = (0..2000).map(|i| f64::from(i) * std::f64::consts::TAU / 2000.0);
+    let vertices = polygon.map(|a| [24.0 + 20.0 * a.sin(), 24.0 + 20.0 * a.cos()]).collect();
+    let slow = VirtualDetector::Polygon { vertices };
+    plan.reductions.extend((0..200).map(|i| Reduction::Virtual { name: format!("p{i}"), detector: slow.clone() }));
+    let summary = record(plan);
+    assert!(summary.is_whole(), "{summary}");
+    assert!(summary.frames.live_skipped > 0, "nothing was skipped: the test shows nothing");
+    assert_eq!(summary.frames.backfilled, summary.frames.live_skipped);
+    check_results(&summary.dataset.expect("recorded"), &[]);
+}
+
+/// Without recording the live queue waits: nothing is skipped, and no data set appears.
+#[test]
+fn a_preview_is_complete_and_leaves_nothing_behind() {
+    let directory = tempfile::tempdir().expect("folder");
+    let simulator = MerlinSimulator::start(simulation(&[])).expect("simulator");
+    let mut plan = plan(directory.path(), vec![merlin(simulator.data_address)]);
+    plan.data.record = false;
+    plan.limits = Limits { live_queue_blocks: 1, reducer_count: 1, block_bytes: 4608, ..plan.limits };
+    let summary = record(plan);
+    assert!(summary.is_whole(), "{summary}");
+    assert_eq!((summary.frames.received, summary.frames.live_skipped), (192, 0));
+    assert_eq!(std::fs::read_dir(directory.path()).expect("folder").count(), 0);
+}
+
+/// Stopping in the middle seals what has come; the rest is one gap, and the data set says it was interrupted.
+#[test]
+fn stopping_seals_what_has_come() {
+    let directory = tempfile::tempdir().expect("folder");
+    let simulator = MerlinSimulator::start(MerlinSimulation { rate_hz: 400.0, ..simulation(&[]) }).expect("simulator");
+    let receiver = Receiver::start(plan(directory.path(), vec![merlin(simulator.data_address)]), options(1));
+    let receiver = receiver.expect("receiver starts");
+    let link = &receiver.board().wiring.links[0];
+    while ronchi_pipeline::LinkCounters::read(&link.counters.frames) < 20 {
+        std::thread::sleep(Duration::from_millis(1)); // The frames come at their own pace: there is nothing to wait on.
+    }
+    receiver.stop();
+    let summary = receiver.summaries().next().expect("a summary");
+    receiver.join().expect("receiver ends well");
+    assert_eq!(summary.state, "interrupted");
+    assert!(summary.frames.durable >= 20 && summary.frames.missing > 0, "{summary}");
+    let missing: Vec<u64> = summary.gaps.iter().flat_map(|gap| gap.first..gap.first + gap.count).collect();
+    check_frames(&summary.dataset.expect("recorded"), &missing);
+}
+
+/// Two tiles of one detector over two links: recorded side by side, reduced to the same numbers as whole frames.
+#[test]
+fn two_tiles_make_one_image() {
+    let directory = tempfile::tempdir().expect("folder");
+    let halves = [Region { y: 0, x: 0, height: 48, width: 24 }, Region { y: 0, x: 24, height: 48, width: 24 }];
+    let synthesis = Synthesis::new(specimen()).expect("specimen");
+    let senders: Vec<TileSender> =
+        halves.iter().map(|_| TileSender::bind("tcp://127.0.0.1:*").expect("bind")).collect();
+    let links = senders.iter().zip(halves).map(|(sender, region)| {
+        let source = SourcePlan::Tiles { endpoint: sender.endpoint().to_owned(), bind: false };
+        LinkPlan { source, region: Some(region) }
+    });
+    let plan = Plan { detector: Some(DETECTOR), ..plan(directory.path(), links.collect()) };
+    let summary = std::thread::scope(|scope| {
+        for (sender, region) in senders.into_iter().zip(halves) {
+            let synthesis = &synthesis;
+            scope.spawn(move || {
+                let whole = TileStream::whole("tiles", SCAN.position_count(), DETECTOR.height, DETECTOR.width);
+                let stream = TileStream { region, scan: Some(SCAN), ..whole };
+                let paint = |frame, pixels: &mut [u8]| cut(&counts(synthesis, frame), region, pixels);
+                sender.run(&stream, &TileFaults::default(), paint, || false).expect("sent");
+            });
+        }
+        record(plan)
+    });
+    assert!(summary.is_whole(), "{summary}");
+    let data_set = summary.dataset.expect("recorded");
+    check_results(&data_set, &[]);
+    let reader = Reader::open(&data_set).expect("data set opens");
+    assert_eq!(reader.verify().expect("verification").flaws, []);
+    for (tile, region) in (0..).zip(halves) {
+        let (mut bytes, mut expected) = (Vec::new(), vec![0; region.pixel_count() as usize * 2]);
+        for frame in 0..SCAN.position_count() {
+            reader.read_frames(tile, frame..frame + 1, &mut bytes).expect("frame");
+            cut(&counts(&synthesis, frame), region, &mut expected);
+            assert_eq!(bytes, expected, "tile {tile} of frame {frame}");
+        }
+    }
+}
+
+/// The pixels of one region, little-endian u16.
+fn cut(counts: &[u32], region: Region, pixels: &mut [u8]) {
+    let mut out = pixels.as_chunks_mut().0.iter_mut();
+    for row in counts.chunks_exact(DETECTOR.width as usize) {
+        for &count in &row[region.x as usize..(region.x + region.width) as usize] {
+            if let Some(pixel) = out.next() {
+                *pixel = (count as u16).to_le_bytes();
+            }
+        }
+    }
+}
+
+/// An existing data set is never written over.
+#[test]
+fn an_existing_data_set_is_left_alone() {
+    let directory = tempfile::tempdir().expect("folder");
+    std::fs::create_dir(directory.path().join("scan.ronchi")).expect("folder");
+    let simulator = MerlinSimulator::start(simulation(&[])).expect("simulator");
+    let plan = plan(directory.path(), vec![merlin(simulator.data_address)]);
+    let receiver = Receiver::start(plan, options(1)).expect("receiver starts");
+    assert_eq!(receiver.summaries().count(), 0);
+    let error = receiver.join().expect_err("refused").to_string();
+    assert!(error.contains("exists"), "{error}");
+    assert_eq!(std::fs::read_dir(directory.path().join("scan.ronchi")).expect("folder").count(), 0);
+}
