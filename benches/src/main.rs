@@ -1,0 +1,30 @@
+//! Throughput and latency of ronchi, as ratios against what the machine allows, measured in the same run.
+//!
+//! Each case prints one JSON line. Figures of different runs or machines do not compare; ratios do.
+
+mod children;
+mod e2e;
+mod latency;
+mod limits;
+mod subscribers;
+
+use clap::Parser;
+
+/// Benchmarks of ronchi.
+#[derive(Debug, Parser)]
+enum Bench {
+    /// Throughput of the whole path.
+    E2e(e2e::E2e),
+    /// Time from a frame on the wire to the update at a subscriber.
+    Latency(latency::Latency),
+    /// Ingest rate with and without a subscriber that has stopped reading.
+    Subscribers(subscribers::Subscribers),
+}
+
+fn main() -> anyhow::Result<()> {
+    match Bench::parse() {
+        Bench::E2e(bench) => bench.run(),
+        Bench::Latency(bench) => bench.run(),
+        Bench::Subscribers(bench) => bench.run(),
+    }
+}
