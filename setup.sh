@@ -1,0 +1,68 @@
+#!/usr/bin/env bash
+# Makes a fresh Debian or Ubuntu with Rust ready to build and test ronchi. Safe to run again; what is there is kept.
+set -euo pipefail
+cd "$(dirname "$0")"
+
+CARGO_FUZZ_VERSION=0.13.2
+REQUIREMENTS=tests/python/requirements.txt
+
+say() { printf 'setup: %s\n' "$*"; }
+die() { printf 'setup: %s\n' "$*" >&2; exit 1; }
+
+as_root() {
+  if [ "$(id -u)" = 0 ]; then "$@"
+  elif command -v sudo >/dev/null; then sudo "$@"
+  else die "needs root for: $* (not root, and sudo is missing)"
+  fi
+}
+
+# A C and C++ compiler builds libzmq and compression code; Python runs the interoperability tests.
+system_packages() {
+  local missing=()
+  command -v cc >/dev/null && command -v g++ >/dev/null && command -v make >/dev/null || missing+=(build-essential)
+  command -v pkg-config >/dev/null || missing+=(pkg-config)
+  python3 -c 'import ensurepip, venv' 2>/dev/null || missing+=(python3 python3-venv)
+  if [ ${#missing[@]} = 0 ]; then say "system packages: all present"; return; fi
+  say "system packages: installing ${missing[*]}"
+  command -v apt-get >/dev/null || die "no apt-get here; install by other means: ${missing[*]}"
+  as_root apt-get update -qq
+  as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "${missing[@]}" </dev/null
+}
+
+rust() {
+  command -v cargo >/dev/null || die "cargo is missing: install Rust 1.89 or newer (rustup), then run this again"
+  say "$(rustc --version)"
+  cargo fmt --version >/dev/null 2>&1 || die "rustfmt is missing: rustup component add rustfmt"
+  cargo clippy --version >/dev/null 2>&1 || die "clippy is missing: rustup component add clippy"
+}
+
+fuzzing() {
+  if ! cargo fuzz --version >/dev/null 2>&1; then
+    say "cargo-fuzz: installing $CARGO_FUZZ_VERSION"
+    cargo install --quiet --locked --version "$CARGO_FUZZ_VERSION" cargo-fuzz
+  fi
+  if cargo +nightly --version >/dev/null 2>&1; then
+    say "fuzzing: $(cargo fuzz --version), $(rustc +nightly --version)"
+  else
+    say "fuzzing needs a nightly toolchain, which is missing: rustup toolchain install nightly --profile minimal"
+  fi
+}
+
+python_environment() {
+  local wanted
+  wanted=$(sha256sum "$REQUIREMENTS" | cut -d ' ' -f 1)
+  if [ "$(cat .venv/requirements.sha256 2>/dev/null)" = "$wanted" ]; then say "Python: .venv is up to date"; return; fi
+  python3 -c 'import sys; sys.exit(sys.version_info < (3, 11))' || die "Python 3.11 or newer is needed"
+  say "Python: installing $REQUIREMENTS into .venv (about two minutes)"
+  [ -x .venv/bin/python ] || python3 -m venv .venv
+  .venv/bin/python -m pip install --quiet --disable-pip-version-check -r "$REQUIREMENTS"
+  printf '%s\n' "$wanted" >.venv/requirements.sha256
+}
+
+system_packages
+rust
+fuzzing
+python_environment
+say "building the release binary"
+cargo build --release --locked
+say "ready: target/release/ronchi demo, or ./test.sh"

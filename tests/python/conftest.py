@@ -1,0 +1,52 @@
+"""Fixtures of the Python tests: the binary, a work directory that is removed at once, recorded scans, LiberTEM."""
+
+import os
+import pathlib
+import shutil
+import tempfile
+
+import pytest
+
+import harness
+import scans
+
+
+def pytest_configure(config):
+    binary = harness.ronchi_binary()
+    if not binary.is_file():
+        pytest.exit(f"{binary} is missing: run `cargo build --release` first, or set RONCHI_BIN", returncode=2)
+
+
+@pytest.fixture
+def folder():
+    """An empty directory on the project's disk, gone after the test (pytest's own keeps the last three runs)."""
+    base = harness.PROJECT / "target" / "pytest"
+    base.mkdir(parents=True, exist_ok=True)
+    path = pathlib.Path(tempfile.mkdtemp(dir=base))
+    yield path
+    shutil.rmtree(path)
+
+
+@pytest.fixture(scope="session")
+def shared_mib():
+    """Folder of real and golden `.mib` files, where there is one: `RONCHI_SHARED`, or `shared` beside the project."""
+    root = pathlib.Path(os.environ.get("RONCHI_SHARED", harness.PROJECT.parent / "shared"))
+    path = root / "data" / "mib"
+    if not (path / "expected.json").is_file():
+        pytest.skip(f"no reference .mib files at {path}")
+    return path
+
+
+@pytest.fixture(scope="session")
+def libertem():
+    """LiberTEM context that runs in this process, one task after the other."""
+    import libertem.api
+    from libertem.executor.inline import InlineJobExecutor
+
+    return libertem.api.Context(executor=InlineJobExecutor())
+
+
+@pytest.fixture
+def scan(folder):
+    """A 24x32 scan of 128x128 u16 frames as `.mib`, 25 MB."""
+    return scans.write(folder, "scan", (24, 32), (128, 128))
