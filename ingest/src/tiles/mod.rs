@@ -9,7 +9,7 @@
 //! - I2: a message is handled once: it is placed, kept pending for another block, or counted as refused.
 //!
 //! # Limits
-//! Those of `socket.rs` and `header.rs`; the last [`ENDED_MAX`] series are remembered to tell stale tiles from strangers.
+//! Those of `socket.rs` and `header.rs`; the last `ENDED_MAX` series are remembered to tell stale tiles from strangers.
 //!
 //! # Errors
 //! Bad messages end here, counted; only a socket that cannot be opened or fails leaves as [`SourceError`].

@@ -1,7 +1,7 @@
 //! A 4D-STEM scan of a specimen that does not exist, electron by electron.
 //!
 //! # Place in the path
-//! [`specimen`] says what the beam meets at every scan position; [`pattern`] draws the electrons of one frame from the
+//! `specimen` says what the beam meets at every scan position; `pattern` draws the electrons of one frame from the
 //! distribution that follows. Detector protocols encode the counts; the live images of a receiver show the specimen.
 //!
 //! # Invariants
