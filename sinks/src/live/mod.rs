@@ -1,11 +1,12 @@
 //! The live stream: the board that the reducers write, and what turns it into messages for programs.
 //!
 //! # Place in the path
-//! `reducer -> Board -> Feed -> ZMQ XPUB`; HTTP and metrics read the same board. Wire to live image is two queues, both
+//! `reducer -> Board -> Feed -> ZMQ XPUB`; HTTP and metrics read the same board. Wire to live image is one queue,
 //! left of here; from the board on there is none, only the newest state.
 //!
 //! # Limits
-//! Images of [`ACQUISITIONS_MAX`] acquisitions, of at most [`UNFINISHED_MAX`] while more are unfinished; per subscriber, four messages per topic in the transport.
+//! Images of [`ACQUISITIONS_MAX`] acquisitions, of at most [`UNFINISHED_MAX`] while more are unfinished; per subscriber,
+//! four messages per topic in the transport.
 
 mod board;
 mod colour;
