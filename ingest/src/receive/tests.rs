@@ -147,3 +147,56 @@ proptest! {
         prop_assert_eq!(LinkCounters::read(&counters.duplicate_frames), repeats as u64);
     }
 }
+
+/// Refuses the first series, stops the loop after the second.
+struct Choosy<'a>(Registrar, Mutex<u32>, &'a AtomicBool);
+
+impl Register for Choosy<'_> {
+    fn begin(&self, link: u32, announced: Announcement) -> Result<Arc<Series>, Refused> {
+        let mut begun = self.1.lock().expect("not poisoned");
+        *begun += 1;
+        match *begun {
+            1 => Err(Refused { reason: "too large".into() }),
+            _ => self.0.begin(link, announced),
+        }
+    }
+
+    fn end(&self, link: u32, end: Arc<End>) {
+        self.2.store(true, Ordering::Relaxed);
+        self.0.end(link, end);
+    }
+}
+
+/// One series after the other, one frame each.
+struct Endless(Scripted);
+
+impl Source for Endless {
+    fn begin(&mut self, deadline: Instant) -> Result<Begin, SourceError> {
+        let script = vec![Some(0)].into_iter();
+        self.0 = Scripted { announced: Some(1), script, pending: None, began: false };
+        self.0.begin(deadline)
+    }
+
+    fn fill(&mut self, filling: &mut Filling<'_>, deadline: Instant) -> Result<Fill, SourceError> {
+        self.0.fill(filling, deadline)
+    }
+}
+
+/// A receiver that runs all day skips a series it cannot take and receives the next; one that waits for a number of
+/// series ends with the reason.
+#[test]
+fn a_refused_series_does_not_end_a_long_run() {
+    for series_max in [None, Some(1)] {
+        let stop = AtomicBool::new(false);
+        let register = Choosy(Registrar::default(), Mutex::new(0), &stop);
+        let fan_out = FanOut { raw: None, live: None, counters: Arc::default() };
+        let pool = Pool::new(2, 4096 + 24).expect("pool");
+        let link = Link { id: 0, pool, fan_out, seal_after: Duration::ZERO, stop: &stop };
+        let mut source = Endless(Scripted { announced: None, script: vec![].into_iter(), pending: None, began: false });
+        match (series_max, receive(&mut source, &link, &register, series_max)) {
+            (None, Ok(count)) => assert_eq!((count, *register.1.lock().expect("not poisoned")), (1, 2)),
+            (Some(_), Err(ReceiveError::Refused(refused))) => assert_eq!(refused.reason, "too large"),
+            (_, result) => panic!("{result:?}"),
+        }
+    }
+}
