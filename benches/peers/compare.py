@@ -13,6 +13,7 @@ import os
 import pathlib
 import platform
 import shutil
+import socket
 import statistics
 import sys
 import tempfile
@@ -95,6 +96,55 @@ class LiberTemCase:
         self.live.close()
 
 
+class DiscardCase:
+    """The simulator into a reader that throws everything away: what no receiver on this machine can exceed by much."""
+
+    PREFIX_BYTES = 15
+
+    def __init__(self, simulator, frames):
+        self.simulator = simulator
+        self.frames = frames
+
+    def run(self):
+        self.simulator.wait_until_idle()
+        with socket.create_connection(("127.0.0.1", self.simulator.data_port)) as data:
+            self.simulator.wait_for_client()
+            self.command("STARTACQUISITION")
+            self.message(data)  # the acquisition header: the detector is armed
+            self.command("SOFTTRIGGER")
+            first = self.message(data)
+            begin = time.monotonic()
+            left = (self.frames - 1) * (self.PREFIX_BYTES + len(first))
+            buffer = bytearray(1 << 20)
+            while left > 0:
+                count = data.recv_into(buffer, min(left, len(buffer)))
+                assert count, "the simulator closed the connection"
+                left -= count
+            return time.monotonic() - begin, None
+
+    def command(self, name):
+        body = f",CMD,{name}"
+        with socket.create_connection(("127.0.0.1", self.simulator.control_port)) as control:
+            control.sendall(f"MPX,{len(body):010d}{body}".encode())
+            control.recv(1024)
+
+    def message(self, data):
+        prefix = self.exactly(data, self.PREFIX_BYTES)
+        return self.exactly(data, int(prefix[4:14]) - 1)
+
+    @staticmethod
+    def exactly(data, count):
+        got = bytearray()
+        while len(got) < count:
+            piece = data.recv(count - len(got))
+            assert piece, "the simulator closed the connection"
+            got += piece
+        return bytes(got)
+
+    def close(self):
+        pass
+
+
 class RonchiCase:
     """One ring by `ronchi record`, timed by itself: from the first frame until all is reduced, durable and stored."""
 
@@ -131,7 +181,7 @@ class RonchiCase:
 
 
 def make_cases(options, simulator, scan, folder):
-    cases = {}
+    cases = {"simulator, discarded": DiscardCase(simulator, options.frames)}
     if options.only != "ronchi":
         live = libertem_side.LiberTemLive(simulator, scan, RING)
         cases["libertem-live ring"] = LiberTemCase(live, None)
