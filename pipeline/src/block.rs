@@ -27,7 +27,7 @@ pub struct FrameRecord {
     pub time_ns: u64,
     /// Present, or why not.
     pub flag: FrameFlag,
-    /// CRC-32C of the frame's bytes as stored.
+    /// CRC-32C of the frame's bytes as stored; 0 in a series that is not recorded.
     pub crc32c: u32,
 }
 
@@ -103,13 +103,13 @@ impl BlockMut {
         &mut self.payload_mut(position)[..frame_bytes]
     }
 
-    /// Declares the frame at `position` complete and takes its checksum while its bytes are hot.
+    /// Declares the frame at `position` complete and, if it will be recorded, takes its checksum while its bytes are hot.
     ///
     /// # Panics
     /// When the frame was committed before: the caller decides about duplicates first.
     pub fn commit(&mut self, position: usize, counter: u64, time_ns: u64) {
         assert!(!self.is_present(position), "frame {} committed twice", self.first + position as u64);
-        let crc32c = crc32c(self.frame_mut(position));
+        let crc32c = if self.series.is_recorded { crc32c(self.frame_mut(position)) } else { 0 };
         self.records[position] = FrameRecord { counter, time_ns, flag: FrameFlag::Ok, crc32c };
         self.present_count += 1;
     }
@@ -204,6 +204,19 @@ mod tests {
         assert_eq!(block.lead_bytes(), (8192 + 50) % 4096);
         drop(block);
         assert_eq!(pool.free_count(), 1);
+    }
+
+    /// Without recording no checksum is taken.
+    #[test]
+    fn a_preview_takes_no_checksums() {
+        let mut series = (*series(10, 4, 8)).clone();
+        series.is_recorded = false;
+        let pool = Pool::new(1, 8192).expect("pool");
+        let mut block = BlockMut::new(pool.take(Duration::ZERO).expect("slot"), Arc::new(series), 0);
+        block.frame_mut(0).fill(3);
+        block.commit(0, 1, 0);
+        let block = block.seal().expect("one frame");
+        assert_eq!((block.records()[0].crc32c, block.records()[0].flag), (0, FrameFlag::Ok));
     }
 
     /// An empty block seals to nothing and does not leak its slot.

@@ -46,6 +46,8 @@ pub struct Series {
     pub scan: Option<NavShape>,
     /// Sizes of frames, chunks and segments.
     pub layout: Layout,
+    /// Whether frames go to disk; only then are their checksums taken.
+    pub is_recorded: bool,
 }
 
 /// How a series ended.
@@ -198,6 +200,7 @@ pub(crate) mod tests {
             announced,
             scan: None,
             layout,
+            is_recorded: true,
         })
     }
 }

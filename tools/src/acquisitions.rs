@@ -331,7 +331,8 @@ impl Acquisitions {
         })?;
         let link_count = self.plan.links.len() as u32;
         let (name, scan) = (String::new(), scan.map(|scan| scan.shape));
-        Ok(Series { acquisition, name, link, link_count, announced, scan, layout })
+        let is_recorded = self.plan.data.record;
+        Ok(Series { acquisition, name, link, link_count, announced, scan, layout, is_recorded })
     }
 
     fn join(&self, acquisition: &Acquisition, link: u32, announced: Announcement) -> Result<Arc<Series>, Refused> {

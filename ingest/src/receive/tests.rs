@@ -73,7 +73,16 @@ impl Register for Registrar {
     fn begin(&self, link: u32, announced: Announcement) -> Result<Arc<Series>, Refused> {
         let layout = Layout { frame_bytes: u64::from(FRAME_BYTES), frames_per_chunk: 4, chunks_per_segment: 3 };
         let (name, scan) = ("scripted".into(), None);
-        Ok(Arc::new(Series { acquisition: [0; 16], name, link, link_count: 1, announced, scan, layout }))
+        Ok(Arc::new(Series {
+            acquisition: [0; 16],
+            name,
+            link,
+            link_count: 1,
+            announced,
+            scan,
+            layout,
+            is_recorded: true,
+        }))
     }
 
     fn end(&self, _: u32, end: Arc<End>) {

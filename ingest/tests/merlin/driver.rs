@@ -161,6 +161,7 @@ impl<'a> Driver<'a> {
             scan: announcement.scan,
             announced: announcement.clone(),
             layout,
+            is_recorded: true,
         });
         let mut arrivals = Arrivals::new(announcement.frame_count);
         let mut frames = BTreeMap::new();

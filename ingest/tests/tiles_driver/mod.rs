@@ -127,7 +127,8 @@ impl Driver {
         let frame_bytes = announced.region.pixel_count() * announced.pixel.bytes() as u64;
         let layout = Layout::choose(frame_bytes, self.block_bytes, None, announced.frame_count).expect("fits");
         let (acquisition, name, link_count) = ([0; 16], "t".to_owned(), 1);
-        let series = Series { acquisition, name, link: 0, link_count, announced, scan: None, layout };
+        let series =
+            Series { acquisition, name, link: 0, link_count, announced, scan: None, layout, is_recorded: true };
         let outcome = self.fill(&Arc::new(series));
         assert_eq!(self.pool.free_count(), self.pool.slot_count(), "a block leaked");
         Some(outcome)

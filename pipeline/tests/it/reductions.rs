@@ -248,7 +248,7 @@ fn frames_of_a_block() {
     };
     let layout = Layout { frame_bytes: 12, frames_per_chunk: 4, chunks_per_segment: 8 };
     let (name, acquisition) = ("test".into(), [1; 16]);
-    let series = Series { acquisition, name, link: 0, link_count: 1, announced, scan: None, layout };
+    let series = Series { acquisition, name, link: 0, link_count: 1, announced, scan: None, layout, is_recorded: true };
     let pool = Pool::new(1, 4096 + 48).expect("pool");
     let mut block = BlockMut::new(pool.take(Duration::ZERO).expect("slot"), Arc::new(series), 4);
     for position in [0, 2] {

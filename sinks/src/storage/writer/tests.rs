@@ -21,6 +21,7 @@ fn series() -> Arc<Series> {
         },
         scan: None,
         layout: Layout { frame_bytes: 4, frames_per_chunk: 2, chunks_per_segment: 2 },
+        is_recorded: true,
     })
 }
 

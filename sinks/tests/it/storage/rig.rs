@@ -102,6 +102,7 @@ impl Rig {
             },
             scan: None,
             layout: Layout { frame_bytes, frames_per_chunk: self.k, chunks_per_segment: self.n },
+            is_recorded: true,
         })
     }
 
