@@ -6,6 +6,7 @@ mod children;
 mod e2e;
 mod latency;
 mod limits;
+mod reduce;
 mod subscribers;
 
 use clap::Parser;
@@ -19,6 +20,8 @@ enum Bench {
     Latency(latency::Latency),
     /// Ingest rate with and without a subscriber that has stopped reading.
     Subscribers(subscribers::Subscribers),
+    /// Rate of the reduction kernels on one core.
+    Reduce(reduce::Reduce),
 }
 
 fn main() -> anyhow::Result<()> {
@@ -26,5 +29,6 @@ fn main() -> anyhow::Result<()> {
         Bench::E2e(bench) => bench.run(),
         Bench::Latency(bench) => bench.run(),
         Bench::Subscribers(bench) => bench.run(),
+        Bench::Reduce(bench) => bench.run(),
     }
 }

@@ -5,19 +5,20 @@
 //! inlined there, so that plain loops become vector code.
 //!
 //! # Why this way
-//! Rows are brought into native order in a buffer that stays in the first-level cache, and cut into segments
-//! ([`super::segments`]). A band of rows is done for all frames of a block before the next band, so that the sum
-//! pattern of the band stays hot, while each frame is still read in pieces of several KiB.
+//! The part of a row that anything wants is brought into native order in a buffer that stays in the first-level cache,
+//! and cut into segments ([`super::segments`]). A frame is read from its first to its last byte, because only reading in
+//! order runs at the speed of memory. Where patterns are wanted, a few frames are read side by side, row by row, so that
+//! the pattern, which lies in the second-level cache, is loaded and stored once for all of them.
 
 use super::frames::Frames;
 use super::partial::Values;
-use super::patterns::{MaxPattern, Patterns, SumPattern, raise};
+use super::patterns::{MaxPattern, Patterns, SumPattern};
 use super::plan::{ReducePlan, Slot};
 use super::spec::ColumnKind;
 use super::weights::{LIMBS, join};
 
-/// Bytes of one frame that are done before the next frame's turn.
-const BAND_BYTES: usize = 8192;
+/// Frames read side by side where patterns are wanted.
+const ABREAST: usize = 4;
 /// Columns over which a column-weighted sum of u8 or u16 pixels fits 32 bits: 255 * 256 / 2 * 32768 < 2^31.
 const MOMENT_COLUMNS: usize = 256;
 /// Their numbers.
@@ -42,7 +43,8 @@ pub(super) trait Pixel: Copy + Default + Ord {
     fn sum(row: &[Self]) -> u64;
     /// Sum of column times pixel, columns from 0.
     fn moment(row: &[Self]) -> u64;
-    fn add(low: &mut [Self::Low], row: &[Self]);
+    /// Adds the same row of several frames to their sum over frames.
+    fn add(low: &mut [Self::Low], rows: [&[Self]; ABREAST]);
     /// Sum of weight digit (30 bits) times pixel.
     fn dot(digits: &[i32], row: &[Self]) -> i128;
     fn max_of(max: &mut MaxPattern) -> Option<&mut [Self]>;
@@ -88,8 +90,12 @@ macro_rules! narrow_pixel {
             }
 
             #[inline(always)]
-            fn add(low: &mut [u32], row: &[Self]) {
-                low.iter_mut().zip(row).for_each(|(low, &pixel)| *low = low.wrapping_add(u32::from(pixel)));
+            fn add(low: &mut [u32], rows: [&[Self]; ABREAST]) {
+                let [a, b, c, d] = rows;
+                for ((((low, &a), &b), &c), &d) in low.iter_mut().zip(a).zip(b).zip(c).zip(d) {
+                    let sum = [a, b, c, d].map(u32::from).into_iter().sum::<u32>(); // < 4 * 2^16
+                    *low = low.wrapping_add(sum);
+                }
             }
 
             #[inline(always)]
@@ -133,8 +139,12 @@ impl Pixel for u32 {
     }
 
     #[inline(always)]
-    fn add(low: &mut [u64], row: &[Self]) {
-        low.iter_mut().zip(row).for_each(|(low, &pixel)| *low = low.wrapping_add(u64::from(pixel)));
+    fn add(low: &mut [u64], rows: [&[Self]; ABREAST]) {
+        let [a, b, c, d] = rows;
+        for ((((low, &a), &b), &c), &d) in low.iter_mut().zip(a).zip(b).zip(c).zip(d) {
+            let sum = [a, b, c, d].map(u64::from).into_iter().sum::<u64>(); // < 4 * 2^32
+            *low = low.wrapping_add(sum);
+        }
     }
 
     #[inline(always)]
@@ -157,7 +167,8 @@ impl Pixel for u32 {
 /// Scratch of one reducer for one pixel type.
 #[derive(Debug)]
 pub(super) struct Integers<P: Pixel> {
-    row: Vec<P>,
+    /// One row of each frame read side by side.
+    rows: Vec<P>,
     low: Vec<P::Low>,
     low_frames: u64,
     /// Per frame of the block: sums by slot, moments (y, x), digits by real mask.
@@ -170,7 +181,7 @@ impl<P: Pixel> Integers<P> {
     pub(super) fn new(plan: &ReducePlan) -> Self {
         let low = if plan.sum { plan.region.pixel_count() as usize } else { 0 };
         Self {
-            row: vec![P::default(); plan.region.width as usize],
+            rows: vec![P::default(); ABREAST * plan.region.width as usize],
             low: vec![P::Low::default(); low],
             low_frames: 0,
             sums: Vec::new(),
@@ -193,16 +204,46 @@ impl<P: Pixel> Integers<P> {
             self.flush(patterns);
         }
         self.low_frames += taken.len() as u64;
-        let (height, row_bytes) = (plan.region.height as usize, plan.region.width as usize * size_of::<P>());
-        let band = (BAND_BYTES / row_bytes).clamp(1, height);
+        let frame_bytes = plan.region.pixel_count() as usize * size_of::<P>();
+        let has_patterns = plan.sum || plan.max;
         let mut max = patterns.max.as_mut().and_then(P::max_of);
-        for first in (0..height).step_by(band) {
-            for (frame, &position) in taken.iter().enumerate() {
-                let bytes = &frames.bytes[position * height * row_bytes..][..height * row_bytes];
-                for y in first..(first + band).min(height) {
-                    P::decode::<BIG>(&bytes[y * row_bytes..][..row_bytes], &mut self.row);
-                    self.reduce_row(plan, frame, y, &mut max);
+        let abreast = if has_patterns { ABREAST } else { 1 };
+        for (group, positions) in taken.chunks(abreast).enumerate() {
+            for y in 0..plan.region.height as usize {
+                for (lane, &position) in positions.iter().enumerate() {
+                    let frame = &frames.bytes[position * frame_bytes..][..frame_bytes];
+                    self.decode_row::<BIG>(plan, lane, frame, y);
+                    self.reduce_row(plan, group * abreast + lane, lane, y);
                 }
+                if has_patterns {
+                    self.add_to_patterns(plan, positions.len(), y, &mut max);
+                }
+            }
+        }
+    }
+
+    /// Brings what is wanted of row `y` of a frame into `rows`.
+    #[inline(always)]
+    fn decode_row<const BIG: bool>(&mut self, plan: &ReducePlan, lane: usize, frame: &[u8], y: usize) {
+        let (width, columns) = (plan.region.width as usize, plan.columns_of_row(y));
+        let bytes = &frame[(y * width + columns.start) * size_of::<P>()..][..columns.len() * size_of::<P>()];
+        P::decode::<BIG>(bytes, &mut self.rows[lane * width..][columns]);
+    }
+
+    /// Adds row `y` of the first `count` lanes to the patterns.
+    #[inline(always)]
+    fn add_to_patterns(&mut self, plan: &ReducePlan, count: usize, y: usize, max: &mut Option<&mut [P]>) {
+        let width = plan.region.width as usize;
+        self.rows[count * width..].fill(P::default()); // Zero is neutral for both patterns.
+        let rows: [&[P]; ABREAST] = std::array::from_fn(|lane| &self.rows[lane * width..][..width]);
+        if plan.sum {
+            P::add(&mut self.low[y * width..][..width], rows);
+        }
+        if let Some(max) = max {
+            let [a, b, c, d] = rows;
+            let max = &mut max[y * width..][..width];
+            for ((((max, &a), &b), &c), &d) in max.iter_mut().zip(a).zip(b).zip(c).zip(d) {
+                *max = (*max).max(a.max(b)).max(c.max(d));
             }
         }
     }
@@ -217,8 +258,9 @@ impl<P: Pixel> Integers<P> {
     }
 
     #[inline(always)]
-    fn reduce_row(&mut self, plan: &ReducePlan, frame: usize, y: usize, max: &mut Option<&mut [P]>) {
-        let row = &self.row[..];
+    fn reduce_row(&mut self, plan: &ReducePlan, frame: usize, lane: usize, y: usize) {
+        let width = plan.region.width as usize;
+        let row = &self.rows[lane * width..][..width];
         let sums = &mut self.sums[frame * plan.slot_count..][..plan.slot_count];
         let mut row_sum = 0;
         for segment in plan.segments.row(y) {
@@ -239,12 +281,6 @@ impl<P: Pixel> Integers<P> {
             for (limb, digits) in digits {
                 limbs[limb] += P::dot(digits, &row[columns.clone()]);
             }
-        }
-        if plan.sum {
-            P::add(&mut self.low[y * row.len()..][..row.len()], row);
-        }
-        if let Some(max) = max {
-            raise(&mut max[y * row.len()..][..row.len()], row);
         }
     }
 

@@ -24,6 +24,8 @@ pub struct ReducePlan {
     pub(super) moments: bool,
     pub(super) sum: bool,
     pub(super) max: bool,
+    /// For every row, the columns `[x0, x1)` that a kernel needs.
+    columns_of_row: Vec<(u32, u32)>,
     scan: Option<Scan>,
 }
 
@@ -76,10 +78,14 @@ impl ReducePlan {
         });
         let fixed =
             if pixel.is_integer() { real.drain(..).map(|mask| FixedMask::new(&mask)).collect() } else { vec![] };
+        let segments = Segments::new(&binary, region, whole);
+        let needs_all = spec.makes(Made::Sum) || spec.makes(Made::Max) || !real.is_empty() || !fixed.is_empty();
+        let columns_of = |y| if needs_all { (0, region.width) } else { segments.span(y) };
         Ok(Self {
             region,
             pixel,
-            segments: Segments::new(&binary, region, whole),
+            columns_of_row: (0..region.height as usize).map(columns_of).collect(),
+            segments,
             slot_count: binary.len() + usize::from(whole.is_some()),
             fixed,
             real,
@@ -106,6 +112,13 @@ impl ReducePlan {
     /// The pixel type this plan is for.
     pub fn pixel(&self) -> PixelType {
         self.pixel
+    }
+
+    /// Columns of row `y` of the tile that count.
+    #[inline(always)]
+    pub(super) fn columns_of_row(&self, y: usize) -> std::ops::Range<usize> {
+        let (x0, x1) = self.columns_of_row[y];
+        x0 as usize..x1 as usize
     }
 
     /// Whether a frame is to be reduced.

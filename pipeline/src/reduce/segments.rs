@@ -80,6 +80,15 @@ impl Segments {
         &self.segments[self.starts[y]..self.starts[y + 1]]
     }
 
+    /// Columns `[x0, x1)` from the first to the last segment of row `y`; empty when it has none.
+    pub(super) fn span(&self, y: usize) -> (u32, u32) {
+        match self.row(y) {
+            [first, .., last] => (first.x0, last.x1),
+            [only] => (only.x0, only.x1),
+            [] => (0, 0),
+        }
+    }
+
     /// Slots that get the sum of a segment.
     #[inline(always)]
     pub(super) fn members(&self, segment: &Segment) -> &[u32] {

@@ -123,7 +123,7 @@ fn long_functions(name: &str, text: &str) -> Vec<String> {
             .iter()
             .any(|start| line.trim_start().starts_with(start));
         match open {
-            None if starts && !line.trim_end().ends_with('}') => open = Some((number, indent)),
+            None if starts && !line.trim_end().ends_with(['}', ';']) => open = Some((number, indent)),
             Some((first, column)) if indent == column && line.trim_start().starts_with('}') => {
                 if number - first > FUNCTION_LINES_MAX {
                     problems.push(format!("{name}:{first}: function of {} lines", number - first));
