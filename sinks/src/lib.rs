@@ -3,5 +3,6 @@
 pub mod http;
 pub mod live;
 pub mod metrics;
+pub mod priority;
 pub mod storage;
 mod time;

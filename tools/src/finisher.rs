@@ -45,7 +45,7 @@ pub(crate) struct Finisher {
 impl Finisher {
     /// Finishes acquisitions until no more can come.
     pub(crate) fn run(self, finishing: &Receiver<Arc<Acquisition>>) {
-        process::lower_priority();
+        process::run_when_idle();
         loop {
             let acquisition = match finishing.recv_timeout(STALE_INTERVAL) {
                 Ok(acquisition) => acquisition,

@@ -33,8 +33,8 @@ pub(crate) fn resident_max_bytes() -> u64 {
 }
 
 /// Puts the calling thread behind everything else that wants the processor: `SCHED_IDLE`, because the scheduler then
-/// counts its processor as free when a receive or writer thread wakes up.
-pub(crate) fn lower_priority() {
+/// counts its processor as free when a receive or writer thread wakes up. For work that can be done later.
+pub(crate) fn run_when_idle() {
     let idle = ThreadSchedulePolicy::Normal(NormalThreadSchedulePolicy::Idle);
     let result = set_thread_priority_and_policy(thread_native_id(), ThreadPriority::Min, idle);
     if let Err(error) = result {

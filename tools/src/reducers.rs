@@ -1,4 +1,4 @@
-//! Reducer threads: from the live queue into the live images, at the lowest priority.
+//! Reducer threads: from the live queue into the live images, at low priority.
 //!
 //! # Place in the path
 //! Second hop of the live branch. A reducer owns one [`Reducer`] per running link; per-frame values are merged into the
@@ -18,6 +18,7 @@ use crossbeam_channel::{Receiver, Sender, bounded, select};
 use ronchi_pipeline::reduce::{Frames, Partial, Patterns, Reducer};
 use ronchi_pipeline::{Block, LinkCounters};
 use ronchi_sinks::live::Board;
+use ronchi_sinks::priority::stand_back;
 
 use crate::acquisitions::Acquisitions;
 use crate::pictures::Images;
@@ -103,7 +104,9 @@ struct Worker {
 impl Worker {
     fn run(mut self) {
         if self.shared.is_recording {
-            process::lower_priority(); // Without recording there is nothing to stand back for.
+            process::run_when_idle();
+        } else {
+            stand_back(); // Nothing is reduced later: the receive thread waits for what is starved here.
         }
         let (live, flushes) = (self.live.clone(), self.flushes.clone());
         loop {

@@ -56,7 +56,7 @@ impl Default for Pace {
             keyframe_interval: Duration::from_secs(2),
             keyframe_pause: Duration::from_millis(50),
             heartbeat_interval: Duration::from_secs(1),
-            bytes_per_second: 16 << 20,
+            bytes_per_second: 8 << 20,
         }
     }
 }
@@ -383,9 +383,13 @@ impl Track {
                 }
                 Due::At(time) => {
                     out.wake_by(Some(time));
+                    out.rest_until(time);
                     continue;
                 }
                 Due::Nothing => {}
+            }
+            if !is_over {
+                out.rest_until(result.resume_at.unwrap_or(now));
             }
             if is_over && (!result.ended || asked) {
                 ends.push(result.end(acquisition, &*picture));
@@ -448,11 +452,17 @@ pub struct Collected {
     pub messages: Vec<Message>,
     /// Call again at this time, even if the board does not change.
     pub wake_at: Option<Instant>,
+    /// No change of an image that anybody wants can be sent before this time; `None` when nobody wants any.
+    pub rest_until: Option<Instant>,
 }
 
 impl Collected {
     fn wake_by(&mut self, time: Option<Instant>) {
         self.wake_at = [self.wake_at, time].into_iter().flatten().min();
+    }
+
+    fn rest_until(&mut self, time: Instant) {
+        self.rest_until = Some(self.rest_until.map_or(time, |other| other.min(time)));
     }
 }
 

@@ -1,7 +1,8 @@
 //! The ZMQ publisher: one thread that owns an XPUB socket and a [`Feed`].
 //!
 //! # Place in the path
-//! Sleeps on the board's condition variable, so that a merge is on its way to subscribers in well under a millisecond;
+//! Sleeps on the board's condition variable, so that a merge is on its way to subscribers in well under a millisecond
+//! unless every result that is wanted was sent just before: then it rests until the first may be sent again;
 //! looks for new subscriptions at least every [`SUBSCRIPTION_POLL`], because a ZMQ socket cannot wake that variable.
 //!
 //! # Limits
@@ -25,12 +26,16 @@ use super::board::{Acquisition, Board, Waited};
 use super::feed::{Collected, Feed, Interest, Pace};
 use super::gate::Gate;
 use super::message::Message;
+use crate::priority::stand_back;
 use crate::time::epoch_ns;
 
 /// Longest time until a subscription is answered.
 const SUBSCRIPTION_POLL: Duration = Duration::from_millis(10);
 /// Shortest time between two looks at a board that keeps changing: leaves the lock to the reducers.
 const LOOK_PAUSE: Duration = Duration::from_micros(500);
+/// Rests after a look are at least so many times as long as it took: nobody who listens can make publishing take more
+/// than about a thirtieth of a processor.
+const REST_PER_WORK: u32 = 32;
 /// Longest subscription: topics are shorter than 200 bytes.
 const SUBSCRIPTION_BYTES_MAX: i64 = 1024;
 /// Most subscriptions handled before the next look at the board.
@@ -158,6 +163,7 @@ fn bind(plan: &StreamPlan) -> Result<(zmq::Socket, Gate, String), zmq::Error> {
 }
 
 fn publish(socket: &zmq::Socket, mut gate: Gate, mut feed: Feed, board: &Board, stop: &AtomicBool) {
+    stand_back();
     let mut seen = 0;
     while !stop.load(Ordering::Relaxed) {
         count(&board.stream.subscribers_refused, gate.step());
@@ -166,7 +172,7 @@ fn publish(socket: &zmq::Socket, mut gate: Gate, mut feed: Feed, board: &Board, 
         let looked_at = Instant::now();
         let collected = board.look(|acquisitions: &VecDeque<Acquisition>| feed.collect(acquisitions, looked_at));
         send_all(socket, &mut feed, board, &collected);
-        std::thread::sleep(LOOK_PAUSE.saturating_sub(looked_at.elapsed()));
+        std::thread::sleep(rest(&collected, looked_at, looked_at.elapsed()));
         let patience = collected.wake_at.map_or(SUBSCRIPTION_POLL, |at| at.saturating_duration_since(Instant::now()));
         let patience = if more_subscriptions { Duration::ZERO } else { patience.min(SUBSCRIPTION_POLL) };
         match board.wait(seen, patience) {
@@ -179,6 +185,14 @@ fn publish(socket: &zmq::Socket, mut gate: Gate, mut feed: Feed, board: &Board, 
     take_subscriptions(socket, &mut feed, board);
     let collected = board.look(|acquisitions| feed.collect_last(acquisitions, Instant::now()));
     send_all(socket, &mut feed, board, &collected);
+}
+
+/// How long to rest after a look that took `worked`: until a change could be sent, and long enough that publishing takes
+/// only a small part of a processor; not past the next poll for subscriptions.
+fn rest(collected: &Collected, looked_at: Instant, worked: Duration) -> Duration {
+    let until = collected.rest_until.map_or(SUBSCRIPTION_POLL, |time| time.saturating_duration_since(looked_at));
+    let until = until.max(LOOK_PAUSE).saturating_sub(worked);
+    until.max(worked * REST_PER_WORK).min(SUBSCRIPTION_POLL)
 }
 
 /// Hands new subscriptions to the feed; `true` when there may be more.

@@ -129,6 +129,25 @@ fn whole_images_keep_to_their_rate() {
     assert!((15..=25).contains(&for_subscribers), "{for_subscribers} arrays for 1000 subscribers in a second");
 }
 
+/// After everything that is wanted was sent, no look is worth while until the first image may be sent again; while
+/// something may be sent, or nobody wants anything, there is no such time.
+#[test]
+fn a_feed_says_how_long_it_rests() {
+    let mut board = board_of(acquisition(1, vec![FakePicture::new("ring", &[10, 3])]));
+    let mut feed = Feed::new(Pace::default(), Interest::default());
+    let start = Instant::now();
+    assert_eq!(feed.collect(&board, start).rest_until, None, "nobody wants anything");
+    feed.subscribed(b"v1/");
+    images(&mut board[0])[0].set_row(4, 1.0);
+    let sent = feed.collect(&board, start);
+    assert!(sent.messages.iter().any(|message| message.header.kind == Kind::Array));
+    assert_eq!(sent.rest_until, Some(start + Pace::default().update_interval));
+    let later = start + Duration::from_millis(50);
+    assert!(feed.collect(&board, later).rest_until <= Some(later), "a change would be sent at once");
+    board[0].end(State::Complete, SystemTime::UNIX_EPOCH);
+    assert_eq!(feed.collect(&board, later + Duration::from_secs(1)).rest_until, None, "it has ended");
+}
+
 /// Nothing is made for topics nobody wants; a subscriber gets the present state, the end included, and only for the
 /// newest acquisition unless it names another.
 #[test]
