@@ -4,7 +4,8 @@ Four cases alternate, so that a change in the machine's mood meets all of them: 
 with every frame on disk and synced, for each side. Prints a table, and as last line one JSON object. How each side is
 timed, and where that favours whom, is in the README beside this file.
 
-    .venv/bin/python benches/peers/compare.py [--rounds 5] [--frames 16384] [--directory DIR] [--only libertem|ronchi]
+    .venv/bin/python benches/peers/compare.py [--rounds 5] [--frames 16384] [--directory DIR] [--cached mem|memfd]
+                                             [--only libertem|ronchi]
 """
 
 import argparse
@@ -40,7 +41,7 @@ def main():
         folder = pathlib.Path(folder)
         scan = (options.frames // ROW, ROW)
         hdr = write_scan(folder, scan)
-        with harness.libertem_simulator(hdr, "--cached", "mem") as simulator:
+        with harness.libertem_simulator(hdr, "--cached", options.cached) as simulator:
             cases = make_cases(options, simulator, scan, folder)
             try:
                 rates, images = measure(cases, options)
@@ -56,6 +57,7 @@ def parse_arguments():
     parser.add_argument("--rounds", type=int, default=5, help="runs of each case (5)")
     parser.add_argument("--frames", type=int, default=16384, help="frames per run, a multiple of 128 (16384)")
     parser.add_argument("--directory", help="where temporary files go; its disk is the one measured")
+    parser.add_argument("--cached", choices=["mem", "memfd"], default="mem", help="how the simulator keeps its frames (mem)")
     parser.add_argument("--only", choices=["libertem", "ronchi"], help="one side only")
     options = parser.parse_args()
     if options.frames % ROW or options.frames < 2 * ROW:
@@ -223,10 +225,11 @@ def print_report(rates, options):
     frame_bytes = SIDE * SIDE * 2
     medians = {name: statistics.median(values) for name, values in rates.items()}
     print(f"\n{options.frames} frames of {SIDE}x{SIDE} u16, median of {options.rounds}, {os.cpu_count()} cores")
-    print(f"{'case':<28} {'frames/s':>9} {'GB/s':>6}   {'lowest - highest':>17}")
+    limit = medians["simulator, discarded"]
+    print(f"{'case':<28} {'frames/s':>9} {'GB/s':>6}   {'lowest - highest':>17}   of limit")
     for name, median in medians.items():
         low, high = min(rates[name]), max(rates[name])
-        print(f"{name:<28} {median:9.0f} {median * frame_bytes / 1e9:6.2f}   {low:7.0f} - {high:7.0f}")
+        print(f"{name:<28} {median:9.0f} {median * frame_bytes / 1e9:6.2f}   {low:7.0f} - {high:7.0f}   {median / limit:8.2f}")
     ratios = {}
     for case in ("ring", "ring + record"):
         ours, theirs = medians.get(f"ronchi {case}"), medians.get(f"libertem-live {case}")
