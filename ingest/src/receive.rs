@@ -109,6 +109,11 @@ pub fn receive(
             }
         }
     }
+    if link.is_stopped()
+        && let Err(error) = source.stop()
+    {
+        tracing::warn!(link = link.id, "{error}; the detector may still be acquiring");
+    }
     Ok(series_count)
 }
 

@@ -23,6 +23,11 @@ pub trait Source: Send {
     /// Receives frames into the block until one of [`Fill`] happens. Must return [`Fill::Paused`] soon after
     /// `deadline`, also while data keeps coming: one clock read per system call is enough.
     fn fill(&mut self, filling: &mut Filling<'_>, deadline: Instant) -> Result<Fill, SourceError>;
+
+    /// The receiver stops before the detector does: tells a detector that this source has started, if any, to stop.
+    fn stop(&mut self) -> Result<(), SourceError> {
+        Ok(())
+    }
 }
 
 /// What came of waiting for a series.

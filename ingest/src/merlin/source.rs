@@ -184,14 +184,6 @@ impl MerlinSource {
         }
     }
 
-    /// Tells the detector to stop, over the control port; does nothing without a control plan.
-    pub fn stop(&mut self) -> Result<(), SourceError> {
-        match &mut self.arming {
-            Some(arming) => arming.with_control(|control| control.stop()),
-            None => Ok(()),
-        }
-    }
-
     /// Connects when necessary; `false` when that takes beyond the deadline.
     fn connect(&mut self, deadline: Instant) -> Result<bool, SourceError> {
         if self.inlet.is_open() {
@@ -500,5 +492,13 @@ impl Source for MerlinSource {
 
     fn fill(&mut self, filling: &mut Filling<'_>, deadline: Instant) -> Result<Fill, SourceError> {
         self.fill_until(filling, deadline)
+    }
+
+    fn stop(&mut self) -> Result<(), SourceError> {
+        let is_acquiring = self.running.is_some();
+        match self.arming.as_mut().filter(|arming| arming.is_armed || is_acquiring) {
+            Some(arming) => arming.with_control(|control| control.stop()),
+            None => Ok(()),
+        }
     }
 }

@@ -1,5 +1,7 @@
 //! The whole receiver, wired as `ronchi` wires it, between a simulated detector and a data set on disk.
 
+use std::io::{Read as _, Write as _};
+use std::net::TcpListener;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
@@ -12,9 +14,12 @@ use ronchi::simulate::merlin::{
 use ronchi::simulate::synth::{Specimen, SynthPlan, Synthesis};
 use ronchi::simulate::tiles::{TileFaults, TileSender, TileStream};
 use ronchi::summary::Summary;
-use ronchi_config::{DataPlan, Limits, LinkPlan, LivePlan, Plan, ScanPlan, SourcePlan};
+use ronchi_config::{
+    DataPlan, Limits, LinkPlan, LivePlan, MerlinControlPlan, MerlinTrigger, Plan, ScanPlan, SourcePlan,
+};
+use ronchi_ingest::merlin::mpx_prefix;
 use ronchi_pipeline::reduce::{Reduction, VirtualDetector};
-use ronchi_pipeline::{NavShape, Region, SigShape};
+use ronchi_pipeline::{LinkCounters, NavShape, Region, SigShape};
 use ronchi_sinks::storage::Reader;
 
 const SCAN: NavShape = NavShape { height: 12, width: 16 };
@@ -198,7 +203,7 @@ fn stopping_seals_what_has_come() {
     let receiver = Receiver::start(plan(directory.path(), vec![merlin(simulator.data_address)]), options(1));
     let receiver = receiver.expect("receiver starts");
     let link = &receiver.board().wiring.links[0];
-    while ronchi_pipeline::LinkCounters::read(&link.counters.frames) < 20 {
+    while LinkCounters::read(&link.counters.frames) < 20 {
         std::thread::sleep(Duration::from_millis(1)); // The frames come at their own pace: there is nothing to wait on.
     }
     receiver.stop();
@@ -208,6 +213,55 @@ fn stopping_seals_what_has_come() {
     assert!(summary.frames.durable >= 20 && summary.frames.missing > 0, "{summary}");
     let missing: Vec<u64> = summary.gaps.iter().flat_map(|gap| gap.first..gap.first + gap.count).collect();
     check_frames(&summary.dataset.expect("recorded"), &missing);
+}
+
+/// A Merlin's control port that agrees to everything and keeps what it was told.
+fn agreeable_control_port() -> (u16, std::thread::JoinHandle<Vec<String>>) {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("loopback");
+    let port = listener.local_addr().expect("bound").port();
+    let thread = std::thread::spawn(move || {
+        let (mut client, _) = listener.accept().expect("a control client");
+        let (mut told, mut prefix) = (Vec::new(), [0; 15]);
+        while client.read_exact(&mut prefix).is_ok() {
+            let length: usize = std::str::from_utf8(&prefix[4..14]).expect("digits").parse().expect("a length");
+            let mut body = vec![0; length - 1]; // The comma after the length counts.
+            client.read_exact(&mut body).expect("a whole request");
+            let body = String::from_utf8(body).expect("text");
+            let answer = body.splitn(3, ',').take(2).chain(["0"]).collect::<Vec<_>>().join(",");
+            client.write_all(&mpx_prefix(answer.len() as u64)).expect("answered");
+            client.write_all(answer.as_bytes()).expect("answered");
+            told.push(body);
+        }
+        told
+    });
+    (port, thread)
+}
+
+/// A detector that ronchi armed is told to stop when ronchi is stopped in the middle of a series, not after a whole one.
+#[test]
+fn stopping_stops_the_detector_it_armed() {
+    for is_stopped in [true, false] {
+        let directory = tempfile::tempdir().expect("folder");
+        let sending = MerlinSimulation { rate_hz: 400.0, ..simulation(&[]) };
+        let simulator = MerlinSimulator::start(sending).expect("simulator");
+        let (port, control) = agreeable_control_port();
+        let mut link = merlin(simulator.data_address);
+        let SourcePlan::Merlin { control: planned, .. } = &mut link.source else { panic!("a Merlin link") };
+        *planned = Some(MerlinControlPlan { port, frame_count: None, trigger: Some(MerlinTrigger::Soft) });
+        let receiver = Receiver::start(plan(directory.path(), vec![link]), options(1)).expect("receiver starts");
+        let counters = Arc::clone(&receiver.board().wiring.links[0].counters);
+        while is_stopped && LinkCounters::read(&counters.frames) < 20 {
+            std::thread::sleep(Duration::from_millis(1)); // The frames come at their own pace.
+        }
+        if is_stopped {
+            receiver.stop();
+        }
+        assert_eq!(receiver.summaries().count(), 1);
+        receiver.join().expect("receiver ends well");
+        let told = control.join().expect("control port");
+        assert!(told.contains(&"CMD,STARTACQUISITION".to_owned()), "{told:?}");
+        assert_eq!(told.last().is_some_and(|last| last == "CMD,STOPACQUISITION"), is_stopped, "{told:?}");
+    }
 }
 
 /// Two tiles of one detector over two links: recorded side by side, reduced to the same numbers as whole frames.
