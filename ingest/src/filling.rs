@@ -92,6 +92,15 @@ impl Arrivals {
         self.announced.is_some_and(|count| self.next >= count)
     }
 
+    /// The sender of an open-ended run says how many frames it has sent: those after the newest are missing. A number
+    /// that no gap can explain is not believed.
+    pub fn end_at(&mut self, sent_count: u64) {
+        let is_open_ended = self.announced.is_none();
+        if is_open_ended && (self.next..self.next.saturating_add(JUMP_FRAMES_MAX)).contains(&sent_count) {
+            self.announced = Some(sent_count);
+        }
+    }
+
     /// Closes the series: frames of it, and what of them did not come.
     pub fn finish(mut self) -> (u64, u64, Gaps) {
         let frame_count = self.announced.unwrap_or(self.next);

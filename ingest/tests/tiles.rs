@@ -224,6 +224,23 @@ fn a_series_follows_a_series() {
     assert_eq!((c.count(|c| &c.garbage_messages), c.announced.series_id.as_str()), (0, "c"));
 }
 
+/// The frames that an open-ended run lost at its end are gaps when the sender says how many it sent; a number beyond
+/// belief, or one that is too small, changes nothing.
+#[test]
+fn an_end_tells_what_is_missing() {
+    let (mut driver, address) = Driver::new(settings(LONG));
+    let push = push(&zmq::Context::new(), &address);
+    for (series, sent, expected) in [("short", 5, 5), ("wild", 1 << 39, 2), ("small", 1, 2)] {
+        send(&push, &begin(series, None), None);
+        send_tile(&push, series, 0);
+        send_tile(&push, series, 1);
+        send(&push, &end(series, Some(sent)), None);
+        let got = driver.series().expect("a series");
+        assert_eq!((got.frame_count, got.received_count), (expected, 2), "{series}");
+        assert_eq!(got.gaps.frame_count(), expected - 2, "{series}");
+    }
+}
+
 /// The same series id with another shape is another series: shapes never mix.
 #[test]
 fn a_changed_shape_is_another_series() {

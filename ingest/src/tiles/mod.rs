@@ -409,6 +409,7 @@ impl TileSource {
             Meaning::Broken(frame, flag) => filling.reject(frame, flag),
             Meaning::Opens(next, head) => self.pending = Pending::Series(next, head),
             Meaning::Ended(sent) => {
+                sent.into_iter().for_each(|count| filling.arrivals.end_at(count));
                 if let Some(running) = &mut self.running {
                     running.sent.get_or_insert(sent);
                     running.ending.get_or_insert(now);
