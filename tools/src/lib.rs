@@ -4,6 +4,7 @@ mod acquisitions;
 pub mod demo;
 mod finisher;
 mod live_ports;
+pub mod ls;
 mod pictures;
 mod process;
 mod progress;
@@ -14,6 +15,7 @@ pub mod serve;
 pub mod simulate;
 mod stop;
 pub mod summary;
+pub mod verify;
 pub mod watch;
 
 /// Sends log lines to standard error; `RONCHI_LOG` selects them (`info`, `ronchi_ingest=debug`, ...).

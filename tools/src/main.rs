@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser, Subcommand};
-use ronchi::{demo, record, serve, simulate, watch};
+use ronchi::{demo, ls, record, serve, simulate, verify, watch};
 
 /// Catch, record and reduce 4D-STEM frames as they arrive.
 #[derive(Debug, Parser)]
@@ -23,6 +23,10 @@ enum Command {
     Serve(serve::ServeArgs),
     /// Show a running receiver in the terminal
     Watch(watch::Watch),
+    /// List the data sets of a directory
+    Ls(ls::LsArgs),
+    /// Check a data set: everything the format promises, nothing is changed
+    Verify(verify::VerifyArgs),
     /// Pretend to be a detector
     Simulate(simulate::SimulateArgs),
     /// Check a configuration file without starting anything
@@ -41,6 +45,8 @@ fn main() -> ExitCode {
         Command::Record(args) => args.run(),
         Command::Serve(args) => args.run(),
         Command::Watch(args) => args.run().map(|()| ExitCode::SUCCESS),
+        Command::Ls(args) => args.run(),
+        Command::Verify(args) => args.run(),
         Command::Simulate(args) => args.run().map(|()| ExitCode::SUCCESS),
         Command::CheckConfig(args) => args.run(),
         Command::Completions { shell } => {

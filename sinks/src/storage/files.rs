@@ -1,7 +1,7 @@
 //! Small files: always whole, by temporary name, sync and rename.
 
 use std::fs::{self, File};
-use std::io::Write as _;
+use std::io::{Read as _, Write as _};
 use std::path::{Path, PathBuf};
 
 use serde_json::Value;
@@ -53,12 +53,30 @@ pub(super) fn create_dirs(path: &Path) -> Result<(), StorageError> {
     path.parent().map_or(Ok(()), sync_dir)
 }
 
-/// Reads a metadata file, refusing one of unlikely size.
+/// Reads a metadata file, refusing one of unlikely size, or one that is no file.
 pub(super) fn read_text(path: &Path) -> Result<String, StorageError> {
-    let bytes = fs::metadata(path).context("read", path)?.len();
-    if bytes > METADATA_BYTES_MAX {
-        let error = std::io::Error::other(format!("{bytes} bytes, at most {METADATA_BYTES_MAX} are read"));
-        return Err(error).context("read", path);
+    let metadata = fs::metadata(path).context("read", path)?;
+    let refuse = |why: String| Err(std::io::Error::other(why)).context("read", path);
+    if !metadata.is_file() {
+        return refuse("not a regular file".to_owned());
     }
-    fs::read_to_string(path).context("read", path)
+    let mut text = String::new();
+    let file = File::open(path).context("read", path)?;
+    file.take(METADATA_BYTES_MAX + 1).read_to_string(&mut text).context("read", path)?;
+    if text.len() as u64 > METADATA_BYTES_MAX {
+        return refuse(format!("more than {METADATA_BYTES_MAX} bytes"));
+    }
+    Ok(text)
+}
+
+/// Entries of a directory whose names are plain numbers, in order.
+pub(super) fn numbered(path: &Path) -> Result<Vec<u64>, StorageError> {
+    let mut numbers = Vec::new();
+    for entry in fs::read_dir(path).context("list", path)? {
+        let name = entry.context("list", path)?.file_name();
+        let number: Option<u64> = name.to_str().and_then(|name| name.parse().ok());
+        numbers.extend(number.filter(|number| name.to_str() == Some(number.to_string().as_str())));
+    }
+    numbers.sort_unstable();
+    Ok(numbers)
 }

@@ -2,7 +2,7 @@
 //!
 //! # Place in the path
 //! [`Writer`] takes blocks off the raw queue; [`DataSet`] is the directory it writes into; [`Reader`] opens one, also
-//! while it grows, for back-fill, `verify` and tests.
+//! while it grows, for back-fill and tests; [`verify()`] checks everything the format promises.
 //!
 //! # Invariants
 //! - I1: raw bytes are never copied between the pool and the disk, except sectors that blocks share.
@@ -25,11 +25,13 @@ mod segment;
 mod table;
 mod tile;
 mod uring;
+mod verify;
 mod writer;
 
 pub use data_set::{DataSet, NewDataSet, ResultArray, TileOutcome};
 pub use disk::{Action, Bytes, Disk, DiskFile, Done, Op, Page, Purpose, Tag};
 pub use error::StorageError;
 pub use plan::{DiskChoice, WriterPlan, WriterReport};
-pub use reader::{Flaw, Reader, ReaderTile, Verification};
+pub use reader::{Condition, Reader, ReaderTile, look_at};
+pub use verify::{Depth, FLAWS_LISTED_MAX, Flaw, Verification, verify};
 pub use writer::{OnTileEnd, OpenDataSet, TileEnd, Writer};

@@ -1,4 +1,4 @@
-//! Reads a data set, also one that grows: frames, flags, progress, and the checksums of all chunks.
+//! Reads a data set, also one that grows: frames, flags, progress, and whether somebody still writes it.
 //!
 //! # Invariants
 //! - I1: sizes come from metadata that was checked; a caller's range is compared with limits before memory is taken.
@@ -10,8 +10,10 @@ use std::ops::Range;
 use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 
-use ronchi_pipeline::format::{FormatError, FramesArray, Manifest, Page0, Progress};
-use ronchi_pipeline::{DATA_OFFSET, FrameFlag, FrameIndex, Region, SECTOR_BYTES, crc32c};
+use ronchi_pipeline::format::{DataSetState, FramesArray, Manifest, Progress, TileInfo};
+use ronchi_pipeline::{FrameFlag, FrameIndex, Region};
+use rustix::fs::{FlockOperation, flock};
+use serde::Serialize;
 
 use super::error::{Context as _, StorageError};
 use super::{files, table};
@@ -41,36 +43,44 @@ pub struct ReaderTile {
     rows_per_file: u64,
 }
 
-/// What `verify` found.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Verification {
-    /// Chunks whose checksum matches.
-    pub good: u64,
-    /// Chunks that are present, but have no checksum (yet).
-    pub unknown: u64,
-    /// What is wrong.
-    pub flaws: Vec<Flaw>,
+/// What a data set is doing: its manifest and its lock together.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Condition {
+    /// A receiver is writing it.
+    Running,
+    /// The manifest says `running`, but nobody holds the lock: the receiver died.
+    Died,
+    /// All announced frames were seen.
+    Complete,
+    /// Ended early.
+    Interrupted,
+    /// A stage failed; what is durable is good.
+    Failed,
 }
 
-/// Something wrong in a segment.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Flaw {
-    /// Tile id.
-    pub tile: u32,
-    /// Segment number.
-    pub segment: u64,
-    /// Chunk in it; `None` when the segment's own page is unreadable.
-    pub chunk: Option<u32>,
-    /// What.
-    pub message: String,
+impl Condition {
+    /// The word that stands for it in texts and JSON.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Running => "running",
+            Self::Died => "died",
+            Self::Complete => "complete",
+            Self::Interrupted => "interrupted",
+            Self::Failed => "failed",
+        }
+    }
+
+    /// Whether the manifest is final.
+    pub fn is_finished(self) -> bool {
+        !matches!(self, Self::Running | Self::Died)
+    }
 }
 
 impl Reader {
     /// Opens the data set in this directory.
     pub fn open(root: &Path) -> Result<Self, StorageError> {
-        let path = root.join("zarr.json");
-        let format = |source| StorageError::Format { path: path.clone(), source };
-        let manifest = Manifest::from_json(&files::read_text(&path)?).map_err(format)?;
+        let manifest = read_manifest(root)?;
         let mut reader = Self { root: root.to_owned(), manifest, tiles: Vec::new() };
         reader.refresh()?;
         Ok(reader)
@@ -78,24 +88,10 @@ impl Reader {
 
     /// Reads metadata again: a tile may have begun, an open-ended run grown, the manifest become final.
     pub fn refresh(&mut self) -> Result<(), StorageError> {
-        let path = self.root.join("zarr.json");
-        let format = |source| StorageError::Format { path: path.clone(), source };
-        self.manifest = Manifest::from_json(&files::read_text(&path)?).map_err(format)?;
-        let is_alone = self.manifest.detector.tiles.len() <= 1;
+        self.manifest = read_manifest(&self.root)?;
         let mut tiles = Vec::new();
         for tile in &self.manifest.detector.tiles {
-            let base = if is_alone { self.root.clone() } else { self.root.join("tiles").join(tile.id.to_string()) };
-            let array_dir = if is_alone { self.root.join("frames") } else { base.clone() };
-            let path = array_dir.join("zarr.json");
-            if !path.exists() {
-                continue; // This link has not begun.
-            }
-            let array = FramesArray::from_json(&files::read_text(&path)?)
-                .map_err(|source| StorageError::Format { path: path.clone(), source })?;
-            let ([y, x], [height, width]) = (tile.origin, tile.shape);
-            let region = Region { y, x, height, width };
-            let rows_per_file = table::read_rows_per_file(&base.join("frame_table"))?;
-            tiles.push(ReaderTile { id: tile.id, region, array, array_dir, base_dir: base, rows_per_file });
+            tiles.extend(ReaderTile::open(&self.root, &self.manifest, tile)?); // A link that has not begun is left out.
         }
         self.tiles = tiles;
         Ok(())
@@ -119,9 +115,7 @@ impl Reader {
 
     /// Progress of a tile: frames below `visible_frames` are final.
     pub fn progress(&self, tile: u32) -> Result<Progress, StorageError> {
-        let path = self.tile(tile)?.base_dir.join("progress.json");
-        let text = files::read_text(&path)?;
-        Progress::from_json(&text).map_err(|source| StorageError::Format { path, source })
+        self.tile(tile)?.progress()
     }
 
     /// Reads frames as stored (`frames x height x width`, dense, C order) into `out`, which is resized to fit.
@@ -182,11 +176,65 @@ impl Reader {
             return Err(StorageError::Range { first: frames.start, end: frames.end, allowed });
         };
         let mut out = vec![fill; bytes as usize];
-        let rows = tile.rows_per_file;
+        tile.read_rows(frames.start, name, row_bytes, &mut out)?;
+        Ok(out)
+    }
+}
+
+impl ReaderTile {
+    /// Opens one tile of a data set; `None` when it has not begun.
+    pub(super) fn open(root: &Path, manifest: &Manifest, tile: &TileInfo) -> Result<Option<Self>, StorageError> {
+        let is_alone = manifest.detector.tiles.len() <= 1;
+        let base_dir = if is_alone { root.to_owned() } else { root.join("tiles").join(tile.id.to_string()) };
+        let array_dir = if is_alone { root.join("frames") } else { base_dir.clone() };
+        let path = array_dir.join("zarr.json");
+        if !path.exists() {
+            return Ok(None);
+        }
+        let array = FramesArray::from_json(&files::read_text(&path)?)
+            .map_err(|source| StorageError::Format { path: path.clone(), source })?;
+        let ([y, x], [height, width]) = (tile.origin, tile.shape);
+        let region = Region { y, x, height, width };
+        let rows_per_file = table::read_rows_per_file(&base_dir.join("frame_table"))?;
+        Ok(Some(Self { id: tile.id, region, array, array_dir, base_dir, rows_per_file }))
+    }
+
+    /// Directory of `zarr.json` and `c/`.
+    pub(super) fn array_dir(&self) -> &Path {
+        &self.array_dir
+    }
+
+    /// Directory of `progress.json`, `chunks.log` and `frame_table/`.
+    pub(super) fn base_dir(&self) -> &Path {
+        &self.base_dir
+    }
+
+    /// Frames per chunk file of the frame table, 1 to 65,536.
+    pub(super) fn rows_per_file(&self) -> u64 {
+        self.rows_per_file
+    }
+
+    fn progress(&self) -> Result<Progress, StorageError> {
+        let path = self.base_dir.join("progress.json");
+        let text = files::read_text(&path)?;
+        Progress::from_json(&text).map_err(|source| StorageError::Format { path, source })
+    }
+
+    /// Reads rows of one column of the frame table from frame `first` on; rows of files that are not there stay as
+    /// they are in `out`.
+    pub(super) fn read_rows(
+        &self,
+        first: FrameIndex,
+        name: &str,
+        row_bytes: u64,
+        out: &mut [u8],
+    ) -> Result<(), StorageError> {
+        let rows = self.rows_per_file;
+        let frames = first..first + out.len() as u64 / row_bytes;
         let mut frame = frames.start;
         while frame < frames.end {
             let end = ((frame / rows + 1) * rows).min(frames.end);
-            let path = tile.base_dir.join("frame_table").join(name).join("c").join((frame / rows).to_string());
+            let path = self.base_dir.join("frame_table").join(name).join("c").join((frame / rows).to_string());
             if let Some(file) = open_if_there(&path)? {
                 let range = (frame - frames.start) * row_bytes..(end - frames.start) * row_bytes;
                 let part = &mut out[range.start as usize..range.end as usize];
@@ -194,94 +242,59 @@ impl Reader {
             }
             frame = end;
         }
-        Ok(out)
-    }
-}
-
-impl Reader {
-    /// Reads every present chunk of every tile and compares its checksum.
-    pub fn verify(&self) -> Result<Verification, StorageError> {
-        let mut found = Verification::default();
-        for tile in &self.tiles {
-            for segment in tile.segments()? {
-                let mut flaw = |chunk, message: String| Flaw { tile: tile.id, segment, chunk, message };
-                match self.page0(tile, segment) {
-                    Ok((file, page)) => verify_chunks(tile, &file, &page, &mut found, &mut flaw)?,
-                    Err(StorageError::Format { source, .. }) => found.flaws.push(flaw(None, source.to_string())),
-                    Err(error) => return Err(error),
-                }
-            }
-        }
-        Ok(found)
+        Ok(())
     }
 
-    /// Page 0 of a segment, checked for what it says and for whose it is.
-    fn page0(&self, tile: &ReaderTile, segment: u64) -> Result<(File, Page0), StorageError> {
-        let path = tile.segment_path(segment);
-        let file = File::open(&path).context("open", &path)?;
-        let mut bytes = [0; SECTOR_BYTES];
-        file.read_exact_at(&mut bytes, 0).context("read", &path)?;
-        let layout = tile.array.layout;
-        let format = |source| StorageError::Format { path: path.clone(), source };
-        let page = Page0::decode(&bytes, layout.frame_bytes).map_err(format)?;
-        let trailer = &page.trailer;
-        let uuid = ronchi_pipeline::format::uuid_text(&trailer.uuid);
-        let is_ours = uuid == self.manifest.uuid
-            && (trailer.tile, trailer.segment) == (tile.id, segment)
-            && trailer.frames_per_chunk == layout.frames_per_chunk
-            && page.chunks.len() == layout.chunks_per_segment as usize;
-        if !is_ours {
-            let got = format!("segment {} of tile {} of {uuid}", trailer.segment, trailer.tile);
-            let allowed = "the place and data set it was found in";
-            return Err(format(FormatError::Field { field: "segment trailer", got, allowed }));
-        }
-        Ok((file, page))
-    }
-}
-
-fn verify_chunks(
-    tile: &ReaderTile,
-    file: &File,
-    page: &Page0,
-    found: &mut Verification,
-    flaw: &mut dyn FnMut(Option<u32>, String) -> Flaw,
-) -> Result<(), StorageError> {
-    let chunk_bytes = tile.array.layout.chunk_bytes();
-    let mut bytes = vec![0; chunk_bytes.min(READ_BYTES_MAX) as usize];
-    for (chunk, want) in (0_u32..).zip(&page.chunks) {
-        match *want {
-            None => {}
-            Some(0) => found.unknown += 1,
-            Some(want) => match file.read_exact_at(&mut bytes, DATA_OFFSET + u64::from(chunk) * chunk_bytes) {
-                Ok(()) if crc32c(&bytes) == want => found.good += 1,
-                Ok(()) => found.flaws.push(flaw(Some(chunk), format!("checksum is not {want:08x}"))),
-                Err(error) => found.flaws.push(flaw(Some(chunk), error.to_string())),
-            },
-        }
-    }
-    Ok(())
-}
-
-impl ReaderTile {
-    fn segment_path(&self, segment: u64) -> PathBuf {
+    pub(super) fn segment_path(&self, segment: u64) -> PathBuf {
         self.array_dir.join("c").join(segment.to_string()).join("0").join("0")
     }
 
     /// Numbers of the segment files that are there, in order.
-    fn segments(&self) -> Result<Vec<u64>, StorageError> {
-        let path = self.array_dir.join("c");
-        let mut numbers = Vec::new();
-        for entry in std::fs::read_dir(&path).context("list", &path)? {
-            let name = entry.context("list", &path)?.file_name();
-            let number = name.to_str().and_then(|name| name.parse().ok());
-            numbers.extend(number.filter(|&number| self.segment_path(number).exists()));
-        }
-        numbers.sort_unstable();
+    pub(super) fn segments(&self) -> Result<Vec<u64>, StorageError> {
+        let mut numbers = files::numbered(&self.array_dir.join("c"))?;
+        numbers.retain(|&number| self.segment_path(number).exists());
         Ok(numbers)
     }
 }
 
-fn open_if_there(path: &Path) -> Result<Option<File>, StorageError> {
+fn read_manifest(root: &Path) -> Result<Manifest, StorageError> {
+    let path = root.join("zarr.json");
+    let text = files::read_text(&path)?;
+    Manifest::from_json(&text).map_err(|source| StorageError::Format { path, source })
+}
+
+/// Reads the manifest and the lock of a data set, and nothing else: whether it is finished, grows, or was left behind.
+/// A manifest that says `running` is read again when the lock is free: its receiver may just have finished it.
+pub fn look_at(root: &Path) -> Result<(Manifest, Condition), StorageError> {
+    let mut manifest = read_manifest(root)?;
+    if manifest.state == DataSetState::Running {
+        if is_locked(root)? {
+            return Ok((manifest, Condition::Running));
+        }
+        manifest = read_manifest(root)?;
+    }
+    let condition = match manifest.state {
+        DataSetState::Running => Condition::Died,
+        DataSetState::Complete => Condition::Complete,
+        DataSetState::Interrupted => Condition::Interrupted,
+        DataSetState::Failed => Condition::Failed,
+    };
+    Ok((manifest, condition))
+}
+
+/// Whether somebody writes this data set. The lock is tried for shared use and given back at once; a receiver takes
+/// it before there is a manifest, so it is never in the way of one that begins.
+fn is_locked(root: &Path) -> Result<bool, StorageError> {
+    let path = root.join(".lock");
+    let Some(file) = open_if_there(&path)? else { return Ok(false) };
+    match flock(&file, FlockOperation::NonBlockingLockShared) {
+        Ok(()) => Ok(false),
+        Err(rustix::io::Errno::WOULDBLOCK) => Ok(true),
+        Err(error) => Err(error).context("lock", &path),
+    }
+}
+
+pub(super) fn open_if_there(path: &Path) -> Result<Option<File>, StorageError> {
     match File::open(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
         result => result.map(Some).context("open", path),

@@ -23,7 +23,7 @@ const ROWS_MAX: u64 = 65_536;
 const OPEN_MAX: usize = 4;
 
 /// Name, Zarr type, bytes per row and fill byte of each array.
-const ARRAYS: [(&str, &str, u64, u8); 3] =
+pub(super) const ARRAYS: [(&str, &str, u64, u8); 3] =
     [("counter", "uint64", 8, 0), ("time_ns", "uint64", 8, 0), ("flags", "uint8", 1, FrameFlag::Missing as u8)];
 
 /// Consecutive rows that wait to be written, one byte string per array.

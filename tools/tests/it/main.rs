@@ -1,5 +1,6 @@
 //! Whole-system tests of the `ronchi` binary and its library.
 
+mod data_sets;
 mod simulate;
 mod system;
 mod tidy;

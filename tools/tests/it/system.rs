@@ -20,7 +20,7 @@ use ronchi_config::{
 use ronchi_ingest::merlin::mpx_prefix;
 use ronchi_pipeline::reduce::{Reduction, VirtualDetector};
 use ronchi_pipeline::{LinkCounters, NavShape, Region, SigShape};
-use ronchi_sinks::storage::Reader;
+use ronchi_sinks::storage::{Depth, Reader, verify};
 
 const SCAN: NavShape = NavShape { height: 12, width: 16 };
 const DETECTOR: SigShape = SigShape { height: 48, width: 48 };
@@ -29,7 +29,7 @@ fn specimen() -> SynthPlan {
     SynthPlan { scan: SCAN, detector: DETECTOR, dose: 300.0, specimen: Specimen::Crystal, seed: 5 }
 }
 
-fn simulation(faults: &[&str]) -> MerlinSimulation {
+pub(super) fn simulation(faults: &[&str]) -> MerlinSimulation {
     let source = FrameSource::Synthetic { plan: specimen(), pixels: MerlinPixels::U16, layout: ChipLayout::Single };
     let faults: Vec<Fault> = faults.iter().map(|text| text.parse().expect("fault")).collect();
     MerlinSimulation { trigger: TriggerMode::Now, runs: 1, faults, seed: 3, ..MerlinSimulation::new(source) }
@@ -42,7 +42,7 @@ fn counts(synthesis: &Synthesis, frame: u64) -> Vec<u32> {
     counts
 }
 
-fn plan(directory: &Path, links: Vec<LinkPlan>) -> Plan {
+pub(super) fn plan(directory: &Path, links: Vec<LinkPlan>) -> Plan {
     let ring = VirtualDetector::Ring { cy: 24.0, cx: 23.5, inner: 9.0, outer: 20.0 };
     let disk = VirtualDetector::Disk { cy: 24.0, cx: 24.0, radius: 8.0 };
     Plan {
@@ -63,7 +63,7 @@ fn plan(directory: &Path, links: Vec<LinkPlan>) -> Plan {
     }
 }
 
-fn merlin(address: std::net::SocketAddr) -> LinkPlan {
+pub(super) fn merlin(address: std::net::SocketAddr) -> LinkPlan {
     let (host, data_port) = (address.ip().to_string(), address.port());
     LinkPlan { source: SourcePlan::Merlin { host, data_port, control: None }, region: None }
 }
@@ -73,7 +73,7 @@ fn options(series_max: u64) -> Options {
 }
 
 /// Runs a receiver to its end and returns its one summary.
-fn record(plan: Plan) -> Summary {
+pub(super) fn record(plan: Plan) -> Summary {
     let receiver = Receiver::start(plan, options(1)).expect("receiver starts");
     let summaries: Vec<Summary> = receiver.summaries().collect();
     receiver.join().expect("receiver ends well");
@@ -121,7 +121,7 @@ fn check_results(data_set: &Path, missing: &[u64]) {
 fn check_frames(data_set: &Path, missing: &[u64]) {
     let synthesis = Synthesis::new(specimen()).expect("specimen");
     let reader = Reader::open(data_set).expect("data set opens");
-    assert_eq!(reader.verify().expect("verification").flaws, []);
+    assert_eq!(verify(data_set, Depth::Full, &mut |_, _| {}).expect("verification").flaws, []);
     let flags = reader.flags(0, 0..SCAN.position_count()).expect("flags");
     let mut bytes = Vec::new();
     for frame in 0..SCAN.position_count() {
@@ -293,7 +293,7 @@ fn two_tiles_make_one_image() {
     let data_set = summary.dataset.expect("recorded");
     check_results(&data_set, &[]);
     let reader = Reader::open(&data_set).expect("data set opens");
-    assert_eq!(reader.verify().expect("verification").flaws, []);
+    assert_eq!(verify(&data_set, Depth::Full, &mut |_, _| {}).expect("verification").flaws, []);
     for (tile, region) in (0..).zip(halves) {
         let (mut bytes, mut expected) = (Vec::new(), vec![0; region.pixel_count() as usize * 2]);
         for frame in 0..SCAN.position_count() {

@@ -10,9 +10,9 @@ use std::time::Duration;
 
 use ronchi_pipeline::format::DataSetState;
 use ronchi_pipeline::{GapReason, SigShape};
-use ronchi_sinks::storage::{Action, Bytes, Disk, DiskChoice, DiskFile, Done, Op};
+use ronchi_sinks::storage::{Action, Bytes, Disk, DiskChoice, DiskFile, Done, Flaw, Op};
 
-use super::rig::{Feed, Rig, Written, cut, pixels};
+use super::rig::{Feed, Rig, Written, check, cut, pixels};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Fault {
@@ -146,6 +146,12 @@ fn every_operation_fails_once() {
                 "{:?}",
                 end.gaps
             );
+            // Frames the disk refused are gaps, not flaws; what it refused of table and log is missing there.
+            let flaws = check(&written.path).flaws;
+            let is_log = |flaw: &Flaw| fault == Fault::Sync && flaw.to_string().contains("chunks.log");
+            if matches!(fault, Fault::Short | Fault::Sync) {
+                assert!(flaws.iter().all(is_log), "{fault:?} at {at}: {flaws:?}");
+            }
             // Short writes go on, refused table rows are tried again: whatever is lost has an error.
             if fault == Fault::Short || fired == 0 || end.error.is_none() {
                 assert_eq!((end.error.as_deref(), end.durable_count), (None, 14), "{fault:?} at {at}");

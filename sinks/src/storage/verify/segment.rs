@@ -1,0 +1,456 @@
+//! Segments: identity, both pages, length, every chunk, and zeros where nothing was written.
+
+use std::fs::{self, File};
+use std::io;
+use std::ops::Range;
+use std::os::unix::fs::FileExt as _;
+use std::path::Path;
+use std::time::Duration;
+
+use ronchi_pipeline::format::{FormatError, Page0, Trailer, page1, uuid_text};
+use ronchi_pipeline::{DATA_OFFSET, FrameFlag, SECTOR_BYTES, crc32c};
+
+use super::report::relative;
+use super::{Audit, Depth, FRAME_MAX, Subject};
+use crate::storage::reader::Condition;
+
+/// Pages 0 and 1.
+pub(super) const PAGES_BYTES: u64 = 2 * SECTOR_BYTES as u64;
+/// Page 0 of a growing segment is replaced in place: so often it is read again when it does not hold together.
+const PAGE_READS_MAX: u32 = 20;
+/// Time between two of these reads: a writer replaces the page every 100 ms at most, in far less than this.
+const PAGE_PAUSE: Duration = Duration::from_millis(2);
+const SECTOR: usize = SECTOR_BYTES;
+
+type Page = [u8; SECTOR_BYTES];
+
+/// A segment while it is checked.
+struct Segment<'a> {
+    subject: &'a Subject,
+    file: File,
+    number: u64,
+    page: Page0,
+    /// Its frames, clipped to what the flags can say for sure.
+    frames: Range<u64>,
+    /// Frames present by their flags, and one after the last of them.
+    present: u64,
+    present_end: u64,
+    /// Chunks of a finished data set keep their checksums even where the disk refused frames of them.
+    is_settled: bool,
+}
+
+/// Memory for one chunk and its flags.
+#[derive(Default)]
+struct Buffers {
+    pixels: Vec<u8>,
+    flags: Vec<u8>,
+}
+
+impl Audit<'_> {
+    /// Checks every segment file of a tile whose array is as it should be.
+    pub(super) fn check_segments(&mut self, subject: &mut Subject) {
+        let layout = subject.tile.array.layout;
+        let mut buffers = Buffers::default();
+        let mut sealed_count = 0;
+        for &number in &subject.segments {
+            let done = match self.depth {
+                Depth::Quick => PAGES_BYTES,
+                Depth::Full => layout.segment_bytes(),
+            };
+            let before = self.done_bytes;
+            sealed_count += u64::from(self.check_segment(subject, number, &mut buffers));
+            self.report.segments += 1;
+            self.done_bytes = before + done;
+            self.tick();
+        }
+        self.report.segments_sealed += sealed_count;
+        subject.sealed_count = sealed_count;
+    }
+
+    /// Whether the segment is sealed.
+    fn check_segment(&mut self, subject: &Subject, number: u64, buffers: &mut Buffers) -> bool {
+        let layout = subject.tile.array.layout;
+        let path = subject.tile.segment_path(number);
+        let name = relative(self.root, &path).to_owned();
+        let n = layout.frames_per_segment();
+        let Some(end) = number.checked_add(1).and_then(|next| next.checked_mul(n)).filter(|&end| end < FRAME_MAX)
+        else {
+            self.report.flaw(&name, "number", number, "a segment of this array");
+            return false;
+        };
+        let opened = fs::metadata(&path).and_then(|metadata| match metadata.is_file() {
+            true => Ok((metadata.len(), File::open(&path)?)),
+            false => Err(io::Error::other("not a regular file")),
+        });
+        let (bytes, file) = match opened {
+            Ok(opened) => opened,
+            // A segment prepared ahead and not used is removed when the series ends.
+            Err(error) if error.kind() == io::ErrorKind::NotFound && self.condition == Condition::Running => {
+                return false;
+            }
+            Err(error) => {
+                self.report.flaw(&name, "file", error, "a segment");
+                return false;
+            }
+        };
+        if bytes != layout.segment_bytes() {
+            let expected = format_args!("{} bytes", layout.segment_bytes());
+            self.report.flaw(&name, "length", format_args!("{bytes} bytes"), expected);
+        }
+        self.check_page1(subject, &file, &name);
+        self.check_padding(subject, &file, &name);
+        let Some(page) = self.read_page0(subject, &file, &name, number) else { return false };
+        let is_sealed = page.trailer.is_sealed;
+        let limit = if self.condition.is_finished() { subject.tile.array.frame_count } else { subject.promised };
+        let frames = end - n..end.min(limit).max(end - n);
+        let mut segment =
+            Segment { subject, file, number, page, frames, present: 0, present_end: 0, is_settled: false };
+        segment.is_settled = segment.settled();
+        self.check_link(subject, number, segment.page.chunks.iter().any(Option::is_some));
+        for chunk in 0..layout.chunks_per_segment {
+            self.check_chunk(&mut segment, chunk, buffers, &name);
+            if self.depth == Depth::Full {
+                self.done_bytes += layout.chunk_bytes();
+                self.tick();
+            }
+        }
+        self.check_trailer(&segment, &name);
+        is_sealed
+    }
+
+    /// The HDF5 face follows from the array's metadata, byte for byte.
+    fn check_page1(&mut self, subject: &Subject, file: &File, name: &Path) {
+        let array = &subject.tile.array;
+        let mut found: Page = [0; SECTOR];
+        if let Err(error) = file.read_exact_at(&mut found, SECTOR as u64) {
+            self.report.flaw(name, "page 1", error, "4096 bytes");
+            return;
+        }
+        self.report.bytes += SECTOR as u64;
+        let expected = page1(array.layout.frames_per_segment(), array.tile, array.pixel);
+        if let Some(at) = first_difference(&found, &expected) {
+            let what = format!("page 1, byte {}", SECTOR + at);
+            self.report.flaw(name, what, found[at], format_args!("{}, as the shape says", expected[at]));
+        }
+    }
+
+    /// Behind the last frame there are zeros to a whole sector.
+    fn check_padding(&mut self, subject: &Subject, file: &File, name: &Path) {
+        let layout = subject.tile.array.layout;
+        let data_end = DATA_OFFSET + layout.frames_per_segment() * layout.frame_bytes;
+        let mut page: Page = [0; SECTOR];
+        let padding = &mut page[..(layout.segment_bytes() - data_end) as usize];
+        if let Err(error) = file.read_exact_at(padding, data_end) {
+            self.report.flaw(name, "padding", error, format_args!("{} zeros", padding.len()));
+        } else if let Some(at) = padding.iter().position(|&byte| byte != 0) {
+            self.report.flaw(name, format_args!("padding, byte {}", data_end + at as u64), padding[at], 0);
+        }
+    }
+
+    /// Page 0, checked for what it says, for whose it is, and for every byte between its fields.
+    fn read_page0(&mut self, subject: &Subject, file: &File, name: &Path, number: u64) -> Option<Page0> {
+        let layout = subject.tile.array.layout;
+        let reads = if self.condition == Condition::Running { PAGE_READS_MAX } else { 1 };
+        let mut bytes: Page = [0; SECTOR];
+        let mut decoded = Err(FormatError::Short { what: "page 0", got_bytes: 0, want_bytes: SECTOR });
+        for read in 0..reads {
+            if read > 0 {
+                std::thread::sleep(PAGE_PAUSE);
+            }
+            if let Err(error) = file.read_exact_at(&mut bytes, 0) {
+                self.report.flaw(name, "page 0", error, "4096 bytes");
+                return None;
+            }
+            decoded = Page0::decode(&bytes, layout.frame_bytes);
+            let holds = |page: &Page0| first_difference(&bytes, &page.encode(layout.frame_bytes)).is_none();
+            if decoded.as_ref().is_ok_and(holds) {
+                break;
+            }
+        }
+        self.report.bytes += SECTOR as u64;
+        let page = match decoded {
+            Ok(page) => page,
+            Err(error) => {
+                let known = (0..layout.chunks_per_segment).filter(|&c| subject.log.chunk(number, c).is_some()).count();
+                let expected = format_args!("index and trailer; chunks.log knows {known} chunks of this segment");
+                self.report.flaw(name, "page 0", error, expected);
+                return None;
+            }
+        };
+        let expected = page.encode(layout.frame_bytes);
+        if let Some(at) = first_difference(&bytes, &expected) {
+            self.report.flaw(name, format_args!("page 0, byte {at}"), bytes[at], expected[at]);
+        }
+        self.check_place(subject, &page, name, number).then_some(page)
+    }
+
+    /// Whether the trailer says that the segment belongs where it was found.
+    fn check_place(&mut self, subject: &Subject, page: &Page0, name: &Path, number: u64) -> bool {
+        let layout = subject.tile.array.layout;
+        let Trailer { uuid, tile, segment, first_frame, frames_per_chunk, .. } = page.trailer;
+        let place = |uuid: &str, tile: u32, segment: u64, first: u64, k: u32, n: u64| {
+            format!("segment {segment} of tile {tile} of {uuid}, from frame {first}, {n} chunks of {k} frames")
+        };
+        let chunks = page.chunks.len() as u64;
+        let found = place(&uuid_text(&uuid), tile, segment, first_frame, frames_per_chunk, chunks);
+        let first = number * layout.frames_per_segment();
+        let (k, n) = (layout.frames_per_chunk, u64::from(layout.chunks_per_segment));
+        let expected = place(&self.manifest.uuid, subject.tile.id, number, first, k, n);
+        if found != expected {
+            self.report.flaw(name, "trailer", &found, &expected);
+        }
+        found == expected
+    }
+
+    fn check_chunk(&mut self, segment: &mut Segment<'_>, chunk: u32, buffers: &mut Buffers, name: &Path) {
+        let layout = segment.subject.tile.array.layout;
+        let k = u64::from(layout.frames_per_chunk);
+        let first = segment.number * layout.frames_per_segment() + u64::from(chunk) * k;
+        let frames = first..first + k;
+        let present = segment.count_present(&frames, &mut buffers.flags);
+        match segment.page.chunks[chunk as usize] {
+            None if present > 0 => {
+                let expected = format_args!("present: {present} of its frames are there by their flags");
+                self.report.flaw(name, chunk_name(chunk, &frames), "absent", expected);
+            }
+            None => self.check_absent(segment, chunk, &frames, buffers, name),
+            Some(crc) => {
+                self.check_record(segment, chunk, &frames, (present, crc), name);
+                self.check_pixels(segment, chunk, &frames, crc, buffers, name);
+            }
+        }
+    }
+
+    /// An absent chunk was never written: it reads as zeros, also for those who do not know of chunks.
+    fn check_absent(
+        &mut self,
+        segment: &Segment<'_>,
+        chunk: u32,
+        frames: &Range<u64>,
+        buffers: &mut Buffers,
+        name: &Path,
+    ) {
+        if !self.condition.is_finished() || segment.subject.gaps.may_be_refused(frames) {
+            return; // Its frames may be on their way, or may have been refused in the middle.
+        }
+        if let Some((count, crc)) = segment.subject.log.chunk(segment.number, chunk) {
+            let found = format_args!("absent, while chunks.log has {count} frames with checksum {crc:08x}");
+            self.report.flaw(name, chunk_name(chunk, frames), found, "the same in both");
+        }
+        if self.depth == Depth::Full && self.read_chunk(segment, chunk, frames, &mut buffers.pixels, name) {
+            self.check_zeros(&buffers.pixels, chunk, frames, name);
+        }
+    }
+
+    fn check_zeros(&mut self, pixels: &[u8], chunk: u32, frames: &Range<u64>, name: &Path) {
+        if let Some(at) = pixels.iter().position(|&byte| byte != 0) {
+            let what = format!("{}, byte {at} of it", chunk_name(chunk, frames));
+            self.report.flaw(name, what, pixels[at], "0: nothing was written there");
+        }
+    }
+
+    /// The log has what page 0 says.
+    fn check_record(
+        &mut self,
+        segment: &Segment<'_>,
+        chunk: u32,
+        frames: &Range<u64>,
+        (present, crc): (u64, u32),
+        name: &Path,
+    ) {
+        let is_final = self.condition.is_finished() && segment.page.trailer.is_sealed;
+        let what = chunk_name(chunk, frames);
+        match segment.subject.log.chunk(segment.number, chunk) {
+            None if is_final || frames.end <= segment.subject.promised => {
+                self.report.flaw(name, what, "not in chunks.log", "a record of it");
+            }
+            None => {}
+            // While frames come in, either may be ahead of the other by one publication.
+            Some((_, logged)) if logged != crc && (is_final || logged != 0 && crc != 0) => {
+                let expected = format_args!("{logged:08x} as in chunks.log");
+                self.report.flaw(name, what, format_args!("checksum {crc:08x} in page 0"), expected);
+            }
+            // Of a chunk with refused frames the log may know an earlier number.
+            Some((count, _)) if is_final && segment.is_settled && crc != 0 && u64::from(count) != present => {
+                let found = format_args!("{count} frames in chunks.log");
+                self.report.flaw(name, what, found, format_args!("{present}, by their flags"));
+            }
+            Some(_) => {}
+        }
+    }
+
+    fn check_pixels(
+        &mut self,
+        segment: &Segment<'_>,
+        chunk: u32,
+        frames: &Range<u64>,
+        crc: u32,
+        buffers: &mut Buffers,
+        name: &Path,
+    ) {
+        let is_sealed = segment.page.trailer.is_sealed;
+        let is_finished = self.condition.is_finished();
+        let may_be_refused = is_finished && segment.subject.gaps.may_be_refused(frames);
+        if self.depth == Depth::Quick {
+            *(if crc == 0 { &mut self.report.unknown } else { &mut self.report.good }) += 1;
+            return;
+        }
+        if !self.read_chunk(segment, chunk, frames, &mut buffers.pixels, name) {
+            return;
+        }
+        let mut found = crc32c(&buffers.pixels);
+        if found != crc && self.condition == Condition::Running {
+            // The page cache may hold a sector as it was before a block beside it came in.
+            std::thread::sleep(PAGE_PAUSE);
+            let _ = self.read_chunk(segment, chunk, frames, &mut buffers.pixels, name);
+            found = crc32c(&buffers.pixels);
+        }
+        // Which chunks are known by a checksum, and of which the checksum is a promise.
+        let is_known = crc != 0 || is_sealed && is_finished && !may_be_refused;
+        let is_promised = match self.condition {
+            Condition::Running => true,
+            Condition::Died => frames.end <= segment.subject.promised,
+            _ => segment.is_settled || !may_be_refused,
+        };
+        match (found == crc, is_known, is_promised) {
+            (true, _, _) => self.report.good += 1,
+            (false, false, _) => self.report.unknown += 1,
+            (false, true, false) => self.report.doubtful += 1,
+            (false, true, true) => {
+                let what = format!("checksum of {}", chunk_name(chunk, frames));
+                self.report.flaw(name, what, format_args!("{found:08x} by its bytes"), format_args!("{crc:08x}"));
+            }
+        }
+        if is_finished && is_sealed && !may_be_refused {
+            self.check_missing_pixels(segment, chunk, frames, buffers, name);
+        }
+    }
+
+    /// Frames that are not there are zeros inside a chunk that is.
+    fn check_missing_pixels(
+        &mut self,
+        segment: &Segment<'_>,
+        chunk: u32,
+        frames: &Range<u64>,
+        buffers: &Buffers,
+        name: &Path,
+    ) {
+        let frame_bytes = segment.subject.tile.array.layout.frame_bytes as usize;
+        let all = frames.clone().zip(buffers.flags.iter().zip(buffers.pixels.chunks_exact(frame_bytes)));
+        for (frame, (_, pixels)) in all.filter(|(_, (flag, _))| **flag != FrameFlag::Ok as u8) {
+            if let Some(at) = pixels.iter().position(|&byte| byte != 0) {
+                let what = format!("byte {at} of frame {frame}, which is missing, in chunk {chunk}");
+                self.report.flaw(name, what, pixels[at], "0: nothing was written there");
+                return; // One tells enough of a chunk.
+            }
+        }
+    }
+
+    /// Reads a chunk; its size was checked with the array (I4).
+    fn read_chunk(
+        &mut self,
+        segment: &Segment<'_>,
+        chunk: u32,
+        frames: &Range<u64>,
+        pixels: &mut Vec<u8>,
+        name: &Path,
+    ) -> bool {
+        let chunk_bytes = segment.subject.tile.array.layout.chunk_bytes();
+        pixels.resize(chunk_bytes as usize, 0);
+        self.report.bytes += chunk_bytes;
+        let result = segment.file.read_exact_at(pixels, DATA_OFFSET + u64::from(chunk) * chunk_bytes);
+        result
+            .map_err(|error| {
+                let expected = format_args!("{chunk_bytes} bytes");
+                self.report.flaw(name, chunk_name(chunk, frames), error, expected);
+            })
+            .is_ok()
+    }
+
+    /// Counts and flags of the trailer against the frame table.
+    fn check_trailer(&mut self, segment: &Segment<'_>, name: &Path) {
+        let Trailer { is_sealed, has_gaps, frames_written, first_frame, .. } = segment.page.trailer;
+        let n = segment.subject.tile.array.layout.frames_per_segment();
+        let (found, present) = (u64::from(frames_written), segment.present);
+        if !self.condition.is_finished() || !is_sealed || !segment.is_settled {
+            if found < present || found > n {
+                let expected = format_args!("{present} (by their flags) to {n}");
+                self.report.flaw(name, "frames present in the trailer", found, expected);
+            }
+            self.check_complete_chunks(segment, name);
+            let is_empty = segment.page.chunks.iter().all(Option::is_none);
+            let may_be_open = !self.condition.is_finished() || self.condition == Condition::Failed;
+            if !is_sealed && !is_empty && !may_be_open {
+                self.report.flaw(name, "flags of the trailer", "not sealed", "sealed: the data set is finished");
+            }
+            return;
+        }
+        if found != present {
+            let expected = format_args!("{present}, by their flags");
+            self.report.flaw(name, "frames present in the trailer", found, expected);
+        }
+        let is_holed = present < segment.present_end.saturating_sub(first_frame);
+        if has_gaps != is_holed {
+            self.report.flaw(name, "flag of gaps in the trailer", has_gaps, format_args!("{is_holed}, by their flags"));
+        }
+    }
+}
+
+impl Audit<'_> {
+    /// In an unsealed segment a checksum means that all frames of its chunk are there: the trailer counts them.
+    fn check_complete_chunks(&mut self, segment: &Segment<'_>, name: &Path) {
+        let Trailer { is_sealed, frames_written, frames_per_chunk, .. } = segment.page.trailer;
+        let frames =
+            segment.page.chunks.iter().flatten().map(|&crc| if crc == 0 { 1 } else { u64::from(frames_per_chunk) });
+        let least: u64 = frames.sum();
+        if !is_sealed && u64::from(frames_written) < least {
+            let expected = format_args!("{least} at least, as chunks have checksums");
+            self.report.flaw(name, "frames present in the trailer", frames_written, expected);
+        }
+    }
+}
+
+impl Segment<'_> {
+    /// Whether no frame was lost after page 0 had named it, as happens when the last sync is refused: by the gaps, or by
+    /// as many flags as the sealed trailer counts.
+    fn settled(&self) -> bool {
+        let layout = self.subject.tile.array.layout;
+        let first = self.page.trailer.first_frame;
+        if !self.subject.gaps.may_be_refused(&(first..first + layout.frames_per_segment())) {
+            return true;
+        }
+        let mut flags = vec![FrameFlag::Missing as u8; layout.frames_per_chunk as usize];
+        let mut present = 0;
+        for chunk in 0..u64::from(layout.chunks_per_segment) {
+            flags.fill(FrameFlag::Missing as u8);
+            // What cannot be read has its flaw from the check of the table, and counts as missing.
+            let _ = self.subject.tile.read_rows(first + chunk * flags.len() as u64, "flags", 1, &mut flags);
+            present += flags.iter().filter(|&&flag| flag == FrameFlag::Ok as u8).count();
+        }
+        self.page.trailer.is_sealed && present as u64 == u64::from(self.page.trailer.frames_written)
+    }
+
+    /// Reads the flags of a chunk's frames, those beyond what is known as missing, and counts the present ones.
+    fn count_present(&mut self, frames: &Range<u64>, flags: &mut Vec<u8>) -> u64 {
+        flags.clear();
+        flags.resize((frames.end - frames.start) as usize, FrameFlag::Missing as u8);
+        let known = self.frames.end.clamp(frames.start, frames.end) - frames.start;
+        // What cannot be read has its flaw from the check of the table, and counts as missing.
+        let _ = self.subject.tile.read_rows(frames.start, "flags", 1, &mut flags[..known as usize]);
+        let is_ok = |flag: &&u8| **flag == FrameFlag::Ok as u8;
+        let present = flags.iter().filter(is_ok).count() as u64;
+        if let Some(last) = flags.iter().rposition(|flag| is_ok(&flag)) {
+            self.present_end = frames.start + last as u64 + 1;
+        }
+        self.present += present;
+        present
+    }
+}
+
+fn first_difference(found: &Page, expected: &Page) -> Option<usize> {
+    found.iter().zip(expected).position(|(found, expected)| found != expected)
+}
+
+fn chunk_name(chunk: u32, frames: &Range<u64>) -> String {
+    format!("chunk {chunk} (frames {} to {})", frames.start, frames.end - 1)
+}
