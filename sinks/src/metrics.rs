@@ -37,6 +37,21 @@ const REASONS: [(GapReason, &str); 6] = [
 
 const STATES: [State; 5] = [State::Waiting, State::Running, State::Complete, State::Interrupted, State::Failed];
 
+/// What a receiver tells of its disk beside the board.
+///
+/// # Why this way
+/// One receiver per process: these are numbers of the process, like its memory, and need no place on every board.
+#[derive(Debug)]
+pub struct DiskNumbers {
+    /// Free space that recording leaves alone, in bytes.
+    pub reserve_bytes: AtomicU64,
+    /// Tiles whose frames were not all accounted for, since start. Anything but 0 is a bug.
+    pub violated_laws: AtomicU64,
+}
+
+/// Set by the receiver of this process, read when somebody scrapes.
+pub static DISK: DiskNumbers = DiskNumbers { reserve_bytes: AtomicU64::new(0), violated_laws: AtomicU64::new(0) };
+
 /// The metrics of one receiver.
 #[derive(Debug)]
 pub struct Metrics {
@@ -155,8 +170,12 @@ impl BoardCollector {
         gauge(encoder, "pool", "Memory of the pool", Some(&Unit::Bytes), bytes)?;
         if let Some(free) = wiring.directory.as_deref().and_then(disk_free_bytes) {
             gauge(encoder, "disk_free", "Free space where data sets go", Some(&Unit::Bytes), free as f64)?;
+            let reserve = DISK.reserve_bytes.load(Ordering::Relaxed) as f64;
+            gauge(encoder, "disk_reserve", "Free space that recording leaves alone", Some(&Unit::Bytes), reserve)?;
         }
-        Ok(())
+        let help = "Tiles whose frames were not all accounted for: anything but 0 is a bug";
+        let metric = encoder.encode_descriptor("violated_laws", help, None, MetricType::Counter)?;
+        ConstCounter::new(DISK.violated_laws.load(Ordering::Relaxed)).encode(metric)
     }
 
     fn queues(&self, encoder: &mut DescriptorEncoder) -> fmt::Result {
@@ -289,6 +308,8 @@ mod tests {
             write_method: String::new(),
         });
         board.stream.discarded.store(11, Ordering::Relaxed);
+        DISK.reserve_bytes.store(4_000_000_000, Ordering::Relaxed);
+        LinkCounters::add(&DISK.violated_laws, 2);
         let metrics = Metrics::new(Arc::clone(&board));
         let idle = samples(&metrics.text());
         let link = |name: &str| idle[&format!("ronchi_{name}_total{{link=\"tile \\\"0\\\"\"}}")];
@@ -304,6 +325,7 @@ mod tests {
         assert_eq!(idle["ronchi_pool_bytes"], 9.0 * 4096.0);
         assert_eq!(idle["ronchi_live_updates_discarded_total"], 11.0);
         assert!(idle["ronchi_disk_free_bytes"] > 0.0);
+        assert_eq!((idle["ronchi_disk_reserve_bytes"], idle["ronchi_violated_laws_total"]), (4e9, 2.0));
         assert!(!idle.keys().any(|name| name.starts_with("ronchi_acquisition")));
 
         let mut running = acquisition(1, vec![FakePicture::new("ring", &[4, 4])]);

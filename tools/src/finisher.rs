@@ -9,17 +9,18 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
-use ronchi_pipeline::format::DataSetState;
+use ronchi_pipeline::format::{DataSetState, Law};
 use ronchi_pipeline::reduce::{Frames, Reducer};
 use ronchi_pipeline::{EndReason, FrameFlag, FrameIndex, Gap, GapReason, Gaps, LinkCounters};
 use ronchi_sinks::live::{Board, State};
+use ronchi_sinks::metrics::DISK;
 use ronchi_sinks::storage::{Reader, TileOutcome};
 
 use crate::acquisitions::{Acquisition, Acquisitions, Part};
 use crate::pictures::Images;
 use crate::process;
 use crate::reducers::{Reducers, merge, merge_patterns};
-use crate::summary::{Counts, Frames as FrameCounts, Summary};
+use crate::summary::{Counts, Frames as FrameCounts, Summary, TileLaw};
 
 /// How often acquisitions are looked through for links that will not come.
 const STALE_INTERVAL: Duration = Duration::from_secs(1);
@@ -81,6 +82,8 @@ impl Finisher {
             errors.push(format!("closing the data set failed: {error}"));
             state = State::Failed;
         }
+        let violated = parts.iter().filter(|part| part.tile.as_ref().is_some_and(|tile| !tile.law.holds)).count();
+        LinkCounters::add(&DISK.violated_laws, violated as u64);
         self.board.update_id(&acquisition.id, |shown| {
             shown.gaps = gaps.by_reason();
             shown.quality.dropped = 0;
@@ -182,6 +185,8 @@ impl Finisher {
             .map(|tile| tile.durable_count)
             .min()
             .filter(|_| is_whole);
+        let laws = parts.iter().filter_map(|part| part.tile.as_ref());
+        let laws: Vec<_> = laws.map(|end| TileLaw { tile: end.series.link, law: end.law.clone() }).collect();
         Summary {
             dataset: acquisition.data_set.as_ref().map(|data_set| data_set.path().to_owned()),
             name: acquisition.name.clone(),
@@ -198,6 +203,8 @@ impl Finisher {
                 backfilled,
             },
             gaps: gaps.iter().collect(),
+            unsound: laws.iter().any(|tile| !tile.law.holds),
+            law: laws,
             rates: crate::summary::Rates::new(received, received * frame_bytes, seconds),
             seconds,
             finish_s,
@@ -230,7 +237,8 @@ fn close(acquisition: &Acquisition, parts: &[Part], state: State, frame_count: u
             || {
                 let mut gaps = Gaps::default();
                 gaps.insert(0..frame_count, GapReason::NeverArrived);
-                TileOutcome { tile: link, frame_count, gaps }
+                let law = Law::check(frame_count, Some(0), 0, &gaps);
+                TileOutcome { tile: link, frame_count, gaps, law }
             },
             |tile| tile.outcome(),
         )

@@ -3,6 +3,7 @@
 use std::fmt::{self, Display};
 use std::path::PathBuf;
 
+use ronchi_pipeline::format::Law;
 use ronchi_pipeline::{Gap, LinkCounters};
 use serde::Serialize;
 
@@ -21,6 +22,10 @@ pub struct Summary {
     pub frames: Frames,
     /// Frames that are not there, with reasons.
     pub gaps: Vec<Gap>,
+    /// Whether every frame of every tile is accounted for; empty for a preview.
+    pub law: Vec<TileLaw>,
+    /// Some law is violated: a bug of the receiver, and no number here is to be believed.
+    pub unsound: bool,
     /// Speed from the first frame until the last one was durable.
     pub rates: Rates,
     /// That time.
@@ -35,6 +40,16 @@ pub struct Summary {
     pub writer: String,
     /// What went wrong, in words.
     pub errors: Vec<String>,
+}
+
+/// The conservation law of one tile.
+#[derive(Debug, Clone, Serialize)]
+pub struct TileLaw {
+    /// Tile id: the number of its link.
+    pub tile: u32,
+    /// Terms and verdict.
+    #[serde(flatten)]
+    pub law: Law,
 }
 
 /// Frame counts; `announced = durable + missing` when recording.
@@ -127,7 +142,7 @@ impl Summary {
     /// Whether everything announced is durable.
     pub fn is_whole(&self) -> bool {
         let stored = self.dataset.is_none() || self.frames.durable == self.frames.announced;
-        self.state == "complete" && stored && self.frames.missing == 0 && self.errors.is_empty()
+        self.state == "complete" && stored && self.frames.missing == 0 && self.errors.is_empty() && !self.unsound
     }
 }
 
@@ -156,6 +171,11 @@ impl Display for Summary {
                 writeln!(f, "    and {} more gaps, listed in zarr.json", self.gaps.len() - 10)?;
             }
         }
+        for TileLaw { tile, law } in &self.law {
+            let verdict = if law.holds { "accounted for" } else { "UNSOUND" };
+            let of = if self.law.len() > 1 { format!("tile {tile}: ") } else { String::new() };
+            writeln!(f, "  {verdict}: {of}{law}")?;
+        }
         if frames.duplicate + frames.rejected + frames.unplaced > 0 {
             let Frames { duplicate, rejected, unplaced, .. } = frames;
             writeln!(f, "  {duplicate} came twice, {rejected} came broken, {unplaced} could not be placed")?;
@@ -173,4 +193,60 @@ impl Display for Summary {
 
 fn reason(gap: &Gap) -> String {
     serde_json::to_value(gap.reason).ok().and_then(|v| v.as_str().map(|s| s.replace('_', " "))).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use ronchi_pipeline::{GapReason, Gaps};
+
+    use super::*;
+
+    fn summary(law: Law) -> Summary {
+        Summary {
+            dataset: Some("scan.ronchi".into()),
+            name: "scan".into(),
+            state: "complete",
+            frames: Frames {
+                announced: 10,
+                received: 10,
+                durable: 10,
+                missing: 0,
+                rejected: 0,
+                duplicate: 0,
+                unplaced: 0,
+                live_skipped: 0,
+                backfilled: 0,
+            },
+            gaps: Vec::new(),
+            unsound: !law.holds,
+            law: vec![TileLaw { tile: 0, law }],
+            rates: Rates::new(10, 10, 1.0),
+            seconds: 1.0,
+            finish_s: 0.0,
+            cpu_s: 0.0,
+            memory: Memory { ceiling_bytes: 0, resident_max_bytes: 0 },
+            writer: String::new(),
+            errors: Vec::new(),
+        }
+    }
+
+    /// The verdict is shown with its terms; a violated law is shouted and is reason enough for a bad exit code.
+    #[test]
+    fn the_law_is_shown() {
+        let good = summary(Law::check(10, Some(10), 10, &Gaps::default()));
+        assert!(good.is_whole() && good.to_string().contains("  accounted for: 10 frames = 10 durable\n"), "{good}");
+        let mut gaps = Gaps::default();
+        gaps.insert(0..1, GapReason::NeverArrived);
+        let mut bad = summary(Law::check(10, Some(10), 10, &gaps));
+        assert!(!bad.is_whole(), "{bad}");
+        let line =
+            "  UNSOUND: 10 frames != 10 durable + 1 never arrived, 10 received: 1 frames are accounted for twice\n";
+        assert!(bad.to_string().contains(line), "{bad}");
+        bad.law.push(TileLaw { tile: 1, law: good.law[0].law.clone() });
+        assert!(bad.to_string().contains("  accounted for: tile 1: 10 frames"), "{bad}");
+        let json = serde_json::json!(bad);
+        assert_eq!((&json["unsound"], &json["law"][0]["tile"]), (&true.into(), &0.into()));
+        assert_eq!(json["law"][0]["gaps"]["never_arrived"], 1);
+        assert_eq!(json["law"][1]["holds"], true);
+    }
 }

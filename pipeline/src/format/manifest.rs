@@ -1,11 +1,14 @@
 //! The manifest (attribute `ronchi` of the data set's group) and `progress.json`.
 
+use std::collections::BTreeMap;
+use std::fmt;
+
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::{FormatError, group_json};
 use crate::layout::DATA_OFFSET;
-use crate::{Gap, Layout, NavShape, Region, Scan, SigShape};
+use crate::{Gap, GapReason, Gaps, Layout, NavShape, Region, Scan, SigShape};
 
 /// Version of everything in `docs/format.md`; readers refuse larger numbers.
 pub const LAYOUT_VERSION: u32 = 1;
@@ -50,6 +53,9 @@ pub struct Manifest {
     /// Frames that are not there, per tile; empty while running.
     #[serde(default)]
     pub gaps: Vec<TileGaps>,
+    /// The law of some tile is violated: a bug of the receiver, and no count of this data set is to be believed.
+    #[serde(default)]
+    pub unsound: bool,
     /// Program and version that wrote this.
     pub software: String,
     /// The vendor's header, as received.
@@ -118,6 +124,27 @@ pub struct TileGaps {
     pub ranges: Vec<Gap>,
     /// More ranges exist than are listed.
     pub is_cut: bool,
+    /// Whether every frame is accounted for; not in data sets of early receivers.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub law: Option<Law>,
+}
+
+/// The conservation law of one tile: every frame of the series is durable or a gap, and every frame received is durable
+/// or was refused by the disk. The terms are counted apart from each other; the verdict compares them.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Law {
+    /// Frames of the series.
+    pub frame_count: u64,
+    /// Frames received whole; `None` when the receiver was cut off before it could tell.
+    pub received: Option<u64>,
+    /// Frames that data syncs have covered.
+    pub durable: u64,
+    /// Frames that are not there, by reason.
+    pub gaps: BTreeMap<GapReason, u64>,
+    /// The verdict.
+    pub holds: bool,
+    /// In which ways it does not hold, in words.
+    pub violations: Vec<String>,
 }
 
 impl From<Scan> for ScanInfo {
@@ -153,6 +180,46 @@ impl DetectorInfo {
 impl From<Layout> for BlockSizes {
     fn from(layout: Layout) -> Self {
         Self { N: layout.frames_per_segment(), k: layout.frames_per_chunk, D: DATA_OFFSET }
+    }
+}
+
+impl Law {
+    /// Compares the terms.
+    pub fn check(frame_count: u64, received: Option<u64>, durable: u64, gaps: &Gaps) -> Self {
+        let by_reason = gaps.by_reason();
+        let reason = |reason| by_reason.get(&reason).copied().unwrap_or(0);
+        // A frame that the receiver lost was never received whole; what came after it lost the frame here.
+        let kept =
+            durable.saturating_add(reason(GapReason::WriteFailed)).saturating_add(reason(GapReason::LostInCrash));
+        let accounted = by_reason.values().fold(durable, |sum, &count| sum.saturating_add(count));
+        let end = gaps.iter().map(|gap| gap.first.saturating_add(gap.count)).max().unwrap_or(0);
+        let received_or_kept = received.unwrap_or(kept);
+        let excess = [
+            (frame_count.saturating_sub(accounted), "frames are not accounted for"),
+            (accounted.saturating_sub(frame_count), "frames are accounted for twice"),
+            (end.saturating_sub(frame_count), "frames of gaps lie beyond the end"),
+            (received_or_kept.saturating_sub(kept), "frames were received and are neither durable nor refused"),
+            (kept.saturating_sub(received_or_kept), "frames are durable or refused and were never received"),
+        ];
+        let violations = excess.iter().filter(|(count, _)| *count > 0).map(|(count, what)| format!("{count} {what}"));
+        let violations: Vec<String> = violations.collect();
+        Self { frame_count, received, durable, gaps: by_reason, holds: violations.is_empty(), violations }
+    }
+}
+
+/// `192 frames = 190 durable + 2 never arrived`, and what is wrong with that.
+impl fmt::Display for Law {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let sign = if self.holds { "=" } else { "!=" };
+        write!(f, "{} frames {sign} {} durable", self.frame_count, self.durable)?;
+        for (reason, count) in &self.gaps {
+            let word = serde_json::to_value(reason).unwrap_or_default(); // A word always serialises.
+            write!(f, " + {count} {}", word.as_str().unwrap_or_default().replace('_', " "))?;
+        }
+        if let Some(received) = self.received.filter(|_| !self.holds) {
+            write!(f, ", {received} received")?;
+        }
+        self.violations.iter().try_for_each(|violation| write!(f, ": {violation}"))
     }
 }
 
@@ -240,11 +307,69 @@ mod tests {
                 frame_count: 2,
                 ranges: vec![Gap { first: 1, count: 2, reason: GapReason::NeverArrived }],
                 is_cut: false,
+                law: Some(law(6, Some(4), 4, &[(1, 2, GapReason::NeverArrived)])),
             }],
+            unsound: false,
             software: "ronchi 0.1.0".into(),
             vendor_header: "HDR,".into(),
             user: Value::Null,
         }
+    }
+
+    fn law(frame_count: u64, received: Option<u64>, durable: u64, gaps: &[(u64, u64, GapReason)]) -> Law {
+        let mut listed = Gaps::default();
+        gaps.iter().for_each(|&(first, count, reason)| listed.insert(first..first + count, reason));
+        Law::check(frame_count, received, durable, &listed)
+    }
+
+    /// The law holds when every frame has one place, whatever the reasons, and also when the receiver was cut off.
+    #[test]
+    fn the_law_holds() {
+        use GapReason::{DroppedBackpressure, LostInCrash, NeverArrived, Rejected, WriteFailed};
+        assert!(law(0, Some(0), 0, &[]).holds && law(10, Some(10), 10, &[]).holds);
+        let mixed = [(0, 1, NeverArrived), (2, 1, Rejected), (4, 1, DroppedBackpressure), (6, 3, WriteFailed)];
+        assert!(law(10, Some(7), 4, &mixed).holds);
+        assert!(law(10, None, 4, &mixed).holds);
+        assert!(law(3, Some(3), 1, &[(0, 1, WriteFailed), (1, 1, LostInCrash)]).holds);
+        let shown = law(10, Some(7), 4, &mixed).to_string();
+        assert_eq!(
+            shown,
+            "10 frames = 4 durable + 1 never arrived + 1 rejected + 1 dropped backpressure + 3 write failed"
+        );
+    }
+
+    /// Each way in which the law can be violated is found, with its number, and no other.
+    #[test]
+    fn the_law_is_violated() {
+        use GapReason::{NeverArrived, WriteFailed};
+        let cases = [
+            (law(10, None, 8, &[(8, 1, NeverArrived)]), "1 frames are not accounted for"),
+            (law(10, None, 9, &[(7, 3, NeverArrived)]), "2 frames are accounted for twice"),
+            (law(10, Some(9), 9, &[(12, 1, NeverArrived)]), "3 frames of gaps lie beyond the end"),
+            (
+                law(10, Some(9), 8, &[(8, 2, NeverArrived)]),
+                "1 frames were received and are neither durable nor refused",
+            ),
+            (law(10, Some(4), 8, &[(8, 2, WriteFailed)]), "6 frames are durable or refused and were never received"),
+        ];
+        for (law, violation) in cases {
+            assert_eq!((law.holds, law.violations.as_slice()), (false, [violation.to_owned()].as_slice()));
+            assert!(law.to_string().ends_with(violation) && law.to_string().contains("10 frames != "), "{law}");
+        }
+        let worst = law(u64::MAX, Some(u64::MAX), u64::MAX, &[(0, u64::MAX - 1, WriteFailed)]);
+        assert!(!law(1, Some(3), 3, &[]).holds && worst.frame_count == u64::MAX, "{worst}");
+    }
+
+    /// A manifest without the law, as early receivers wrote it, is read; nothing is claimed of it.
+    #[test]
+    fn manifest_without_a_law() {
+        let mut json = manifest().to_json();
+        let ronchi = json["attributes"]["ronchi"].as_object_mut().expect("manifest");
+        assert_eq!(ronchi.remove("unsound"), Some(false.into()));
+        let gaps = ronchi["gaps"][0].as_object_mut().expect("entry");
+        assert_eq!(gaps.remove("law").expect("law")["holds"], true);
+        let read = Manifest::from_json(&json.to_string()).expect("a manifest");
+        assert_eq!((read.gaps[0].law.as_ref(), read.unsound), (None, false));
     }
 
     /// A manifest survives its text; a newer version is refused by its number.

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use ronchi_pipeline::format::{
-    DataSetState, DetectorInfo, FramesArray, GAPS_LISTED_MAX, LAYOUT_VERSION, Manifest, PlainArray, TileGaps,
+    DataSetState, DetectorInfo, FramesArray, GAPS_LISTED_MAX, LAYOUT_VERSION, Law, Manifest, PlainArray, TileGaps,
     group_json, uuid_text,
 };
 use ronchi_pipeline::{Gaps, Layout, Region, Scan, Series, SigShape, Watermarks};
@@ -67,6 +67,8 @@ pub struct TileOutcome {
     pub frame_count: u64,
     /// Frames that are not there.
     pub gaps: Gaps,
+    /// Whether every frame is accounted for.
+    pub law: Law,
 }
 
 /// An open data set; `flock` on its lock file tells others that somebody writes.
@@ -138,6 +140,7 @@ impl DataSet {
             detector: DetectorInfo::new(announced.detector, announced.pixel, new.regions),
             block: series.layout.into(),
             gaps: Vec::new(),
+            unsound: false,
             software: new.software.clone(),
             vendor_header: announced.vendor_header.clone(),
             user: new.user.clone(),
@@ -209,7 +212,7 @@ impl DataSet {
         results.into_iter().try_for_each(|result| write_result(&root, result))
     }
 
-    /// Writes the final manifest: state, length, and what is missing.
+    /// Writes the final manifest: state, length, what is missing, and whether that adds up.
     pub fn finish(&self, state: DataSetState, tiles: &[TileOutcome]) -> Result<(), StorageError> {
         let mut manifest = self.manifest.lock().unwrap_or_else(PoisonError::into_inner);
         manifest.state = state;
@@ -218,9 +221,11 @@ impl DataSet {
             let ranges: Vec<_> = tile.gaps.iter().take(GAPS_LISTED_MAX + 1).collect();
             let is_cut = ranges.len() > GAPS_LISTED_MAX;
             let ranges = ranges.into_iter().take(GAPS_LISTED_MAX).collect();
-            TileGaps { tile: tile.tile, frame_count: tile.gaps.frame_count(), ranges, is_cut }
+            let law = Some(tile.law.clone());
+            TileGaps { tile: tile.tile, frame_count: tile.gaps.frame_count(), ranges, is_cut, law }
         };
         manifest.gaps = tiles.iter().map(gaps).collect();
+        manifest.unsound = tiles.iter().any(|tile| !tile.law.holds);
         files::replace_json(&self.root.join("zarr.json"), &manifest.to_json())
     }
 }

@@ -278,7 +278,7 @@ mod tests {
             }
             let is_cut = gaps.iter().count() > kept;
             let ranges: Vec<Gap> = gaps.iter().take(kept).collect();
-            let list = GapList::new(&TileGaps { tile: 0, frame_count: gaps.frame_count(), ranges: ranges.clone(), is_cut });
+            let list = GapList::new(&TileGaps { tile: 0, frame_count: gaps.frame_count(), ranges: ranges.clone(), is_cut, law: None });
             let listed = |frame: u64| ranges.iter().find(|gap| (gap.first..gap.first + gap.count).contains(&frame));
             let end = ranges.last().filter(|_| is_cut).map_or(if is_cut { 0 } else { u64::MAX }, |gap| gap.first + gap.count);
             let frames = start..start + count;

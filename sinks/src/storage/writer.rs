@@ -24,7 +24,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError};
-use ronchi_pipeline::format::DataSetState;
+use ronchi_pipeline::format::{DataSetState, Law};
 use ronchi_pipeline::{Block, End, EndReason, Event, GapReason, Gaps, Series};
 
 use super::clerk::{Answer, Clerk};
@@ -56,10 +56,12 @@ pub struct TileEnd {
     pub frame_count: u64,
     /// Frames whose writes all ended well.
     pub written_count: u64,
-    /// Frames that are durable: `frame_count = durable_count + gaps`.
+    /// Frames that are durable, counted by the syncs that covered them.
     pub durable_count: u64,
     /// Frames that are not there: the receiver's gaps and `write_failed`.
     pub gaps: Gaps,
+    /// Whether every frame is accounted for.
+    pub law: Law,
     /// The first failure, for the operator.
     pub error: Option<String>,
 }
@@ -67,7 +69,8 @@ pub struct TileEnd {
 impl TileEnd {
     /// What the manifest needs of it.
     pub fn outcome(&self) -> TileOutcome {
-        TileOutcome { tile: self.series.link, frame_count: self.frame_count, gaps: self.gaps.clone() }
+        let (gaps, law) = (self.gaps.clone(), self.law.clone());
+        TileOutcome { tile: self.series.link, frame_count: self.frame_count, gaps, law }
     }
 }
 
@@ -277,6 +280,7 @@ impl Session {
                 frame_count: end.frame_count,
                 written_count: 0,
                 durable_count: 0,
+                law: Law::check(end.frame_count, Some(end.received_count), 0, &gaps),
                 gaps,
                 error: Some(error),
             });

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use ronchi_pipeline::format::{DataSetState, Progress, uuid_text};
+use ronchi_pipeline::format::{DataSetState, Law, Progress, uuid_text};
 use ronchi_pipeline::{End, EndReason, GapReason, Gaps};
 
 use super::Tile;
@@ -151,9 +151,12 @@ impl Tile {
         if let Err(error) = finished {
             self.error.get_or_insert_with(|| error.to_string());
         }
-        if self.durable_count + gaps.frame_count() != frame_count {
-            let sum = format!("{} durable + {} missing of {frame_count}", self.durable_count, gaps.frame_count());
-            self.error.get_or_insert(format!("unsound: {sum}"));
+        let received = self.end.as_ref().and_then(|(end, _)| end.as_ref()).map(|end| end.received_count);
+        let law = Law::check(frame_count, received, self.durable_count, &gaps);
+        if !law.holds {
+            tracing::error!(name = self.series.name, link = self.series.link, "unsound: {law}");
+            let earlier = self.error.take().map(|error| format!("; before that: {error}")).unwrap_or_default();
+            self.error = Some(format!("unsound: {law}{earlier}"));
         }
         TileEnd {
             series: Arc::clone(&self.series),
@@ -163,6 +166,7 @@ impl Tile {
             written_count: self.written_count,
             durable_count: self.durable_count,
             gaps,
+            law,
             error: self.error.clone(),
         }
     }
