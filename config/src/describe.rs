@@ -22,6 +22,11 @@ impl Plan {
         } else {
             writeln!(out, "record    nothing: live preview only")?;
         }
+        match self.limits.reserve_bytes {
+            _ if !self.data.record => {}
+            Some(bytes) => writeln!(out, "reserve   {bytes} bytes of the disk stay free")?,
+            None => writeln!(out, "reserve   5 % of the disk, at least 2 GiB, at most a quarter, stay free")?,
+        }
         for (i, link) in self.links.iter().enumerate() {
             writeln!(out, "link {i:<4} {}", link_text(link))?;
         }

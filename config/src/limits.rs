@@ -25,6 +25,19 @@ impl Limit {
     }
 }
 
+/// Largest reserve that can be asked for, in GiB: 1 PiB.
+const RESERVE_GIB_MAX: f64 = 1_048_576.0;
+/// What `data.reserve_gib` expects.
+pub(crate) const RESERVE_RULE: &str = "GiB of free space to leave alone, a number from 0 to 1048576";
+
+/// Reads `data.reserve_gib`; in bytes.
+pub(crate) fn reserve_bytes(gib: f64) -> Result<u64, String> {
+    match (0.0..=RESERVE_GIB_MAX).contains(&gib) {
+        true => Ok((gib * (1_u64 << 30) as f64) as u64),
+        false => Err(format!("expected {RESERVE_RULE}")),
+    }
+}
+
 fn ms(duration: Duration) -> u64 {
     u64::try_from(duration.as_micros().div_ceil(1000)).unwrap_or(u64::MAX)
 }

@@ -7,6 +7,13 @@ use std::time::Duration;
 use ronchi_pipeline::reduce::Reduction;
 use ronchi_pipeline::{Layout, NavShape, Region, Scan, ScanOrder, SigShape};
 
+/// Least reserve unless told otherwise, in bytes.
+const RESERVE_BYTES_MIN: u64 = 2 << 30;
+/// Unless told otherwise, one part in so many of the file system is the reserve,
+const RESERVE_SHARE: u64 = 20;
+/// and never more than one part in so many.
+const RESERVE_SHARE_MAX: u64 = 4;
+
 /// Everything a receiver needs to run.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Plan {
@@ -157,6 +164,8 @@ pub struct Limits {
     pub message_bytes: u64,
     /// Largest number of subscribers per live endpoint.
     pub subscriber_count: u32,
+    /// Free space that recording leaves alone, in bytes; `None` = [`Limits::reserve_on`] chooses.
+    pub reserve_bytes: Option<u64>,
 }
 
 impl Limits {
@@ -166,6 +175,13 @@ impl Limits {
         let writing = self.raw_queue_blocks + 1 + self.write_depth;
         let reducing = self.live_queue_blocks + self.reducer_count;
         filling + writing + reducing + 1
+    }
+
+    /// Bytes that stay free on a file system of `disk_bytes`: as set, else the larger of 2 GiB and 5 %, but at most a
+    /// quarter of it, so that small disks can be used at all.
+    pub fn reserve_on(&self, disk_bytes: u64) -> u64 {
+        let usual = (disk_bytes / RESERVE_SHARE).max(RESERVE_BYTES_MIN);
+        self.reserve_bytes.unwrap_or(usual.min(disk_bytes / RESERVE_SHARE_MAX))
     }
 
     /// Bytes of the pool.
@@ -187,6 +203,24 @@ impl Default for Limits {
             sync_interval: Duration::from_millis(500),
             message_bytes: 64 << 20,
             subscriber_count: 1024,
+            reserve_bytes: None,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// 5 % of a large disk, 2 GiB of a middling one, a quarter of a small one; what is set is taken as it is.
+    #[test]
+    fn the_usual_reserve() {
+        const GIB: u64 = 1 << 30;
+        let usual = |disk_bytes| Limits::default().reserve_on(disk_bytes);
+        assert_eq!((usual(1000 * GIB), usual(40 * GIB)), (50 * GIB, 2 * GIB));
+        assert_eq!((usual(8 * GIB), usual(4 * GIB), usual(12 << 20), usual(0)), (2 * GIB, GIB, 3 << 20, 0));
+        for bytes in [0, 1, u64::MAX] {
+            assert_eq!(Limits { reserve_bytes: Some(bytes), ..Limits::default() }.reserve_on(GIB), bytes);
         }
     }
 }

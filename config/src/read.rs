@@ -11,7 +11,7 @@ use ronchi_pipeline::{AXIS_MAX, NavShape, Region, ScanOrder, SigShape};
 use toml::de::DeTable;
 
 use crate::document::{Document, Section, Value};
-use crate::limits::{LIMITS, VIRTUAL_MAX};
+use crate::limits::{LIMITS, RESERVE_RULE, VIRTUAL_MAX, reserve_bytes};
 use crate::plan::{DataPlan, Limits, LinkPlan, LivePlan, MerlinControlPlan, MerlinTrigger, Plan, ScanPlan, SourcePlan};
 use crate::problem::{Error, Problems};
 use crate::value::{
@@ -100,24 +100,26 @@ impl Reader<'_> {
             let message = format!("{} virtual detectors, at most {VIRTUAL_MAX} are allowed", virtuals.len());
             self.root.fail("virtual", message);
         }
+        let (data, reserve_bytes) = self.data();
         Plan {
-            data: self.data(),
+            data,
             links: self.root.sections("link").iter().filter_map(link).collect(),
             detector,
             scan: self.scan(),
             reductions,
             live: self.live(),
-            limits: self.limits(),
+            limits: Limits { reserve_bytes, ..self.limits() },
         }
     }
 
-    fn data(&self) -> DataPlan {
+    /// Where data sets go, and the free space that is left alone there, in bytes.
+    fn data(&self) -> (DataPlan, Option<u64>) {
         let mut plan = DataPlan { directory: self.base_dir.to_owned(), name: "scan".to_owned(), record: true };
-        let Some(section) = self.root.section("data", &["directory", "name", "record"]) else {
+        let Some(section) = self.root.section("data", &["directory", "name", "record", "reserve_gib"]) else {
             if self.root.get("data").is_none() {
                 self.root.fail("data", "missing; expected [data] with the directory that receives data sets");
             }
-            return plan;
+            return (plan, None);
         };
         plan.record = section.boolean_or("record", true);
         let expected = "the directory that receives data sets";
@@ -131,7 +133,9 @@ impl Reader<'_> {
             value.checked(check_name(name).map_err(|e| e.expected));
             plan.name = name.to_owned();
         }
-        plan
+        let reserve = section.get("reserve_gib");
+        let reserve = reserve.and_then(|value| value.checked(reserve_bytes(value.real(RESERVE_RULE)?)));
+        (plan, reserve)
     }
 
     fn detector(&self) -> Option<SigShape> {

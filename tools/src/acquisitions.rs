@@ -18,7 +18,7 @@ use ronchi_ingest::{Refused, Register};
 use ronchi_pipeline::reduce::{LiveImages, ReducePlan, Reduction};
 use ronchi_pipeline::{Announcement, End, Layout, LinkCounters, Region, Scan, Series, SigShape};
 use ronchi_sinks::live::{self, Board};
-use ronchi_sinks::storage::{DataSet, NewDataSet, StorageError, TileEnd};
+use ronchi_sinks::storage::{DataSet, NewDataSet, Space, StorageError, TileEnd, Wanted, tile_bytes};
 
 use crate::pictures::Images;
 use crate::summary::Counts;
@@ -231,6 +231,7 @@ impl Acquisitions {
         let Announcement { frame_count, detector, pixel, .. } = *announced;
         let positions = scan.map_or(frame_count.unwrap_or(0), |scan| scan.shape.position_count());
         self.check_images(positions, detector)?;
+        self.check_space(announced, scan, &regions, positions)?;
         let images = LiveImages::new(&self.plan.reductions, scan, frame_count, detector, pixel, &regions)
             .map_err(|error| refused(error.to_string()))?;
         let mut series = self.series(id, link, announced.clone(), scan)?;
@@ -265,6 +266,43 @@ impl Acquisitions {
             )));
         }
         Ok(())
+    }
+
+    /// Refuses a series that does not fit on the disk beside the reserve; an open-ended one, when it cannot even begin.
+    fn check_space(
+        &self,
+        announced: &Announcement,
+        scan: Option<Scan>,
+        regions: &[Region],
+        positions: u64,
+    ) -> Result<(), Refused> {
+        let (data, limits) = (&self.plan.data, &self.plan.limits);
+        let reserve_bytes = limits.reserve_bytes.unwrap_or(0); // Resolved when the receiver started.
+        let Some(space) = Space::of(&data.directory, reserve_bytes).filter(|_| data.record) else { return Ok(()) };
+        let row = scan.map(|scan| scan.shape.width);
+        let results_bytes = self.results_bytes(positions, announced.detector);
+        let bytes_of = |frame_count: Option<u64>| {
+            let tile = |region: &Region| {
+                let frame_bytes = region.pixel_count() * announced.pixel.bytes() as u64;
+                // A frame that fits no block is refused elsewhere.
+                let layout = Layout::choose(frame_bytes, limits.block_bytes, row, frame_count);
+                layout.map_or(0, |layout| tile_bytes(&layout, frame_count))
+            };
+            regions.iter().map(tile).fold(results_bytes, u64::saturating_add)
+        };
+        let row_frames = scan.map(|scan| u64::from(scan.shape.width) + u64::from(scan.flyback));
+        let wanted = Wanted { frame_count: announced.frame_count, row_frames, bytes_of: &bytes_of };
+        space.admit(&wanted).map_err(|error| refused(error.to_string()))
+    }
+
+    /// Bytes of the results as they are stored, at most.
+    fn results_bytes(&self, positions: u64, detector: SigShape) -> u64 {
+        let stored = |reduction: &Reduction| match reduction {
+            Reduction::CentreOfMass => 2 * 8 * positions,
+            Reduction::Virtual { .. } | Reduction::Total => 8 * positions,
+            Reduction::Sum | Reduction::Max => 8 * detector.pixel_count(),
+        };
+        positions + self.plan.reductions.iter().map(stored).sum::<u64>()
     }
 
     fn show(&self, acquisition: &Acquisition, images: LiveImages) {

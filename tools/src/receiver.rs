@@ -19,7 +19,8 @@ use ronchi_ingest::{Link, ReceiveError, Source, receive};
 use ronchi_pipeline::{Block, Event, FanOut, Layout, LinkCounters, Pool, Series};
 use ronchi_sinks::http::{HttpLimits, HttpServer};
 use ronchi_sinks::live::{self, Board, Publisher, StreamPlan, Wiring};
-use ronchi_sinks::storage::{Disk, Writer, WriterPlan, WriterReport};
+use ronchi_sinks::metrics::DISK;
+use ronchi_sinks::storage::{Disk, Space, Writer, WriterPlan, WriterReport};
 
 use crate::acquisitions::{Acquisition, Acquisitions, IMAGES_BYTES_MAX};
 use crate::finisher::Finisher;
@@ -55,10 +56,9 @@ pub struct Receiver {
 
 impl Receiver {
     /// Takes all memory, binds all ports and starts all threads.
-    pub fn start(plan: Plan, options: Options) -> Result<Self> {
+    pub fn start(mut plan: Plan, options: Options) -> Result<Self> {
         if plan.data.record {
-            let directory = &plan.data.directory;
-            std::fs::create_dir_all(directory).with_context(|| format!("make {}", directory.display()))?;
+            prepare_disk(&mut plan)?;
         }
         let link_count = plan.links.len() as u32;
         let pool = Pool::new(plan.limits.slot_count(link_count), Layout::slot_bytes(plan.limits.block_bytes) as usize)
@@ -139,6 +139,20 @@ impl Receiver {
 pub fn ceiling_bytes(plan: &Plan) -> u64 {
     let images = IMAGES_BYTES_MAX * live::ACQUISITIONS_MAX as u64;
     plan.limits.pool_bytes(plan.links.len() as u32) + images + OVERHEAD_BYTES
+}
+
+/// Makes the directory and fixes how much of its file system stays free.
+fn prepare_disk(plan: &mut Plan) -> Result<()> {
+    let directory = &plan.data.directory;
+    std::fs::create_dir_all(directory).with_context(|| format!("make {}", directory.display()))?;
+    let disk_bytes = Space::disk_bytes(directory);
+    if disk_bytes.is_none() {
+        tracing::warn!("the file system of {} does not tell how full it is: no reserve is kept", directory.display());
+    }
+    let reserve_bytes = plan.limits.reserve_on(disk_bytes.unwrap_or(0));
+    plan.limits.reserve_bytes = Some(reserve_bytes);
+    DISK.reserve_bytes.store(reserve_bytes, Ordering::Relaxed);
+    Ok(())
 }
 
 /// The sending ends of both queues; the queues close with the last receive thread.
@@ -225,6 +239,7 @@ fn writer_plan(plan: &Plan, pool: &Pool, counters: &[Arc<LinkCounters>]) -> Writ
     WriterPlan {
         depth: plan.limits.write_depth,
         sync_interval: plan.limits.sync_interval,
+        reserve_bytes: plan.limits.reserve_bytes.unwrap_or(0),
         pool: Some(pool.clone()),
         counters: counters.to_vec(),
         ..WriterPlan::new(plan.data.directory.clone())

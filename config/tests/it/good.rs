@@ -11,6 +11,7 @@ const FULL: &str = r#"
 [data]
 directory = "runs"
 name = "gold-01"
+reserve_gib = 1.5
 
 [detector]
 shape = [512, 513]
@@ -81,6 +82,8 @@ fn every_key_arrives() {
     let plan = Plan::from_file(&file).expect("a good file");
     assert_eq!(plan.data.directory, dir.path().join("runs"));
     assert_eq!((plan.data.name.as_str(), plan.data.record), ("gold-01", true));
+    assert_eq!(plan.limits.reserve_bytes, Some(3 << 29));
+    assert!(plan.describe().contains("reserve   1610612736 bytes of the disk stay free\n"), "{plan}");
     assert_eq!(plan.detector, Some(SigShape { height: 512, width: 513 }));
     let control = MerlinControlPlan { port: 6341, frame_count: Some(65536), trigger: Some(MerlinTrigger::RisingTtl) };
     let merlin = SourcePlan::Merlin { host: "192.168.1.20".into(), data_port: 6342, control: Some(control) };
@@ -119,6 +122,7 @@ fn description() {
     let plan = Plan::from_toml(text, "r.toml", Path::new("/")).expect("a good file");
     let want = "\
 record    /d/scan.ronchi
+reserve   5 % of the disk, at least 2 GiB, at most a quarter, stay free
 link 0    tiles, connecting to tcp://h:5
 scan      as the detector announces it
 results   total, sum

@@ -19,6 +19,7 @@ use rustix::fs::{FallocateFlags, fallocate};
 use super::data_set::TileFiles;
 use super::disk::Page;
 use super::error::{Context as _, StorageError};
+use super::space::Space;
 use super::{files, table};
 
 /// Something to do with files.
@@ -46,6 +47,9 @@ pub(super) struct NewSegment {
     pub(super) layout: Layout,
     pub(super) shape: SigShape,
     pub(super) pixel: PixelType,
+    /// Bytes that must be free beside the reserve.
+    pub(super) need_bytes: u64,
+    pub(super) reserve_bytes: u64,
     pub(super) is_direct: bool,
 }
 
@@ -70,8 +74,9 @@ impl Clerk {
         let (jobs, queue) = unbounded();
         let (answer, answers) = unbounded();
         let work = move || {
+            let mut is_failing = false;
             for job in queue {
-                if let Some(done) = perform(job)
+                if let Some(done) = perform(job, &mut is_failing)
                     && answer.send(done).is_err()
                 {
                     return;
@@ -104,7 +109,9 @@ impl Drop for Clerk {
     }
 }
 
-fn perform(job: Job) -> Option<Answer> {
+/// Does a job. `is_failing`: the last document could not be replaced, so that of the next one, 100 ms later, nothing is
+/// said.
+fn perform(job: Job, is_failing: &mut bool) -> Option<Answer> {
     let result = match job {
         Job::Prepare(new) => return Some(Answer::Prepared(new.tile_key, new.number, prepare(&new))),
         Job::Finish(key, path, bytes) => return Some(Answer::Finished(key, files::replace(&path, &bytes, true))),
@@ -120,8 +127,13 @@ fn perform(job: Job) -> Option<Answer> {
                 .and_then(|()| table::write_metadata(&table, frame_count, table::rows_per_file(None)))
         }
     };
-    if let Err(error) = result {
-        tracing::error!(%error, "a document of the data set could not be replaced");
+    match result {
+        Err(error) if !*is_failing => {
+            *is_failing = true;
+            tracing::error!(%error, "a document of the data set could not be replaced");
+        }
+        Err(_) => {}
+        Ok(()) => *is_failing = false,
     }
     None
 }
@@ -130,8 +142,12 @@ fn segment_path(array: &Path, number: u64) -> PathBuf {
     array.join("c").join(number.to_string()).join("0").join("0")
 }
 
-/// Creates a segment: preallocated, pages 0 and 1 with every chunk absent, synced, named, and its names durable.
+/// Creates a segment: preallocated, pages 0 and 1 with every chunk absent, synced, named, and its names durable. Where the
+/// reserve would suffer, nothing is created.
 fn prepare(new: &NewSegment) -> Result<File, StorageError> {
+    if let Some(space) = Space::of(&new.files.array, new.reserve_bytes) {
+        space.spare(new.need_bytes)?;
+    }
     let path = segment_path(&new.files.array, new.number);
     let part = path.with_extension("part");
     let parent = path.parent().unwrap_or(&path);
@@ -143,6 +159,7 @@ fn prepare(new: &NewSegment) -> Result<File, StorageError> {
     });
     if let Err(error) = result {
         let _ = fs::remove_file(&part); // Best effort: a `.part` is ignored by every reader.
+        remove_dirs(&path);
         return Err(error);
     }
     link(new, &path)?;
@@ -209,13 +226,18 @@ fn discard(files: &TileFiles, number: u64) {
     let path = segment_path(&files.array, number);
     // Best effort: what is left over reads as fill.
     let _ = fs::remove_file(&path);
-    for directory in path.ancestors().skip(1).take(2) {
-        let _ = fs::remove_dir(directory);
-    }
+    remove_dirs(&path);
     if let Some((whole, ty, tx)) = &files.whole {
         let directory = whole.join("c").join(number.to_string());
         let _ = fs::remove_file(directory.join(ty.to_string()).join(tx.to_string()));
         let _ = fs::remove_dir(directory.join(ty.to_string()));
         let _ = fs::remove_dir(directory);
+    }
+}
+
+/// Removes the two directories above a segment if they hold nothing.
+fn remove_dirs(path: &Path) {
+    for directory in path.ancestors().skip(1).take(2) {
+        let _ = fs::remove_dir(directory); // Best effort, as in `discard`.
     }
 }

@@ -41,6 +41,37 @@ pub enum StorageError {
         /// What is wrong with it.
         source: FormatError,
     },
+    /// A series does not fit beside the reserve.
+    #[error(
+        "no room for {}: {need_bytes} bytes needed, {}; {}",
+        series(*.frame_count),
+        free(*.free_bytes, *.reserve_bytes),
+        fitting(*.frames_fit, *.rows_fit)
+    )]
+    NoRoom {
+        /// Announced frames; `None` for an open-ended run.
+        frame_count: Option<u64>,
+        /// What the series takes; an open-ended run, to begin with.
+        need_bytes: u64,
+        /// What is free.
+        free_bytes: u64,
+        /// What of it stays free.
+        reserve_bytes: u64,
+        /// So many announced frames would fit.
+        frames_fit: u64,
+        /// So many scan rows would fit; `None` without a scan.
+        rows_fit: Option<u64>,
+    },
+    /// A segment would leave less than the reserve.
+    #[error("the disk is full: {need_bytes} bytes needed for a segment, {}", free(*.free_bytes, *.reserve_bytes))]
+    Reserve {
+        /// What the segment and what describes it take.
+        need_bytes: u64,
+        /// What is free.
+        free_bytes: u64,
+        /// What of it stays free.
+        reserve_bytes: u64,
+    },
     /// A size does not agree with the shape.
     #[error("result {name} has {got_bytes} bytes, its shape needs {want_bytes}")]
     ResultSize {
@@ -69,6 +100,20 @@ pub enum StorageError {
         /// What is allowed.
         allowed: String,
     },
+}
+
+fn series(frame_count: Option<u64>) -> String {
+    frame_count.map_or("the first segment of an open-ended run".to_owned(), |count| format!("{count} frames"))
+}
+
+fn free(free_bytes: u64, reserve_bytes: u64) -> String {
+    let of_them = if reserve_bytes <= free_bytes { " of them" } else { "" };
+    format!("{free_bytes} free, {reserve_bytes}{of_them} kept in reserve")
+}
+
+fn fitting(frames: u64, rows: Option<u64>) -> String {
+    let rows = rows.map(|rows| format!(" ({rows} scan rows)")).unwrap_or_default();
+    format!("{frames} frames{rows} would fit")
 }
 
 /// Adds action and path to an I/O error.

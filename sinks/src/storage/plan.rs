@@ -46,6 +46,8 @@ pub struct WriterPlan {
     pub late_frames: u64,
     /// Disk access.
     pub disk: DiskChoice,
+    /// Free space that segments leave alone, in bytes.
+    pub reserve_bytes: u64,
     /// Use O_DIRECT where the file system takes it.
     pub is_direct: bool,
     /// The pool whose memory is registered; `None` registers nothing.
@@ -65,6 +67,7 @@ impl WriterPlan {
             sync_interval: Duration::from_millis(500),
             late_frames: 128,
             disk: DiskChoice::Auto,
+            reserve_bytes: 0,
             is_direct: true,
             pool: None,
             counters: Vec::new(),

@@ -21,6 +21,7 @@ use super::data_set::TileFiles;
 use super::disk::{Action, Bytes, Disk, DiskFile, Op, Purpose, Tag};
 use super::error::StorageError;
 use super::segment::{FrameState, Segment, Settled};
+use super::space;
 use super::table::FrameTable;
 
 /// Failed rewrites of page 0 in a row after which the segment is given up.
@@ -52,6 +53,7 @@ struct Cycle {
 pub(super) struct TilePlan {
     pub(super) piece_bytes: usize,
     pub(super) late_frames: u64,
+    pub(super) reserve_bytes: u64,
     pub(super) is_direct: bool,
 }
 
@@ -71,6 +73,8 @@ pub(super) struct Tile {
     log: DiskFile,
     log_bytes: u64,
     is_small_broken: bool,
+    /// The newest segment could not be made: the next one that cannot is no news.
+    is_refused: bool,
     /// A file of the table could not be made: its rows are dropped from there on.
     is_table_broken: bool,
     cycle: Option<Cycle>,
@@ -114,6 +118,7 @@ impl Tile {
             log,
             log_bytes: 0,
             is_small_broken: false,
+            is_refused: false,
             is_table_broken: false,
             cycle: None,
             due: VecDeque::new(),
@@ -153,6 +158,8 @@ impl Tile {
                 layout,
                 shape: ronchi_pipeline::SigShape { height: region.height, width: region.width },
                 pixel: self.series.announced.pixel,
+                need_bytes: space::segment_need_bytes(&layout, self.series.announced.frame_count),
+                reserve_bytes: self.plan.reserve_bytes,
                 is_direct: self.plan.is_direct,
             })));
         }
@@ -217,10 +224,7 @@ impl Tile {
             Some(Err(error)) => Err(error.to_string()),
             None => Err("no frames were announced for this segment".to_owned()),
         };
-        if let Err(reason) = &file {
-            tracing::error!(segment = number, reason, "a segment cannot be written");
-            self.error.get_or_insert_with(|| reason.clone());
-        }
+        self.note_refusal(number, file.as_ref().err());
         let segment = Segment::new(self.key, number, self.series.layout, file);
         self.open.insert(number, segment);
         let newest = self.newest.map_or(number, |newest| newest.max(number));
@@ -238,6 +242,29 @@ impl Tile {
             let frame_count = (newest + 1) * self.series.layout.frames_per_segment();
             self.jobs.push(Job::Resize(Arc::clone(&self.files), frame_count));
         }
+    }
+
+    /// Says once that frames are no longer recorded, and once that they are again: a full disk stays full for long.
+    fn note_refusal(&mut self, number: u64, reason: Option<&String>) {
+        let first_frame = number * self.series.layout.frames_per_segment();
+        match reason {
+            Some(reason) if !self.is_refused => {
+                let name = &self.series.name;
+                tracing::error!(
+                    name,
+                    link = self.series.link,
+                    first_frame,
+                    reason,
+                    "frames are not recorded from here"
+                );
+                self.error.get_or_insert_with(|| reason.clone());
+            }
+            None if self.is_refused => {
+                tracing::warn!(name = self.series.name, link = self.series.link, first_frame, "recording goes on");
+            }
+            _ => {}
+        }
+        self.is_refused = reason.is_some();
     }
 
     fn settle(&mut self, number: u64, settled: Vec<Settled>) {

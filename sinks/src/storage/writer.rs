@@ -12,7 +12,8 @@
 //!   every 65,536 frames.
 //!
 //! # Errors
-//! A refused write makes gaps `write_failed` and the rest goes on; see `tile.rs` for syncs. Every failure is logged once
+//! A refused write makes gaps `write_failed` and the rest goes on, and so does a segment for which there is no room beside
+//! the reserve; see `tile.rs` for syncs. Every failure is logged once
 //! and ends up in [`TileEnd::error`]. When the clerk has died the thread panics: without it nothing could ever be
 //! finished, and [`Writer::join`] tells.
 
@@ -115,8 +116,12 @@ impl Writer {
         open: OpenDataSet,
         ended: OnTileEnd,
     ) -> io::Result<Self> {
-        let tile_plan =
-            TilePlan { piece_bytes: plan.piece_bytes, late_frames: plan.late_frames, is_direct: report.is_direct };
+        let tile_plan = TilePlan {
+            piece_bytes: plan.piece_bytes,
+            late_frames: plan.late_frames,
+            reserve_bytes: plan.reserve_bytes,
+            is_direct: report.is_direct,
+        };
         let now = Instant::now();
         let session = Session {
             depth: plan.depth.max(1) as usize,

@@ -1,6 +1,7 @@
 //! Whole-system tests of the `ronchi` binary and its library.
 
 mod data_sets;
+mod full_disk;
 mod simulate;
 mod system;
 mod tidy;

@@ -1,6 +1,7 @@
 //! Data sets written through the writer and read back through the reader.
 
 mod faults;
+mod full_disk;
 mod rig;
 mod round_trip;
 mod verify;
