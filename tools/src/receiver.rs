@@ -12,6 +12,7 @@ use std::thread::JoinHandle;
 
 use anyhow::{Context, Result};
 use crossbeam_channel::{Receiver as Queue, Sender, bounded};
+use nix::sys::signal::{SigSet, Signal};
 use ronchi_config::{LinkPlan, Plan, SourcePlan};
 use ronchi_ingest::merlin::{MerlinOptions, MerlinSource};
 use ronchi_ingest::tiles::{TileSettings, TileSource};
@@ -141,7 +142,7 @@ pub fn ceiling_bytes(plan: &Plan) -> u64 {
     plan.limits.pool_bytes(plan.links.len() as u32) + images + OVERHEAD_BYTES
 }
 
-/// Makes the directory and fixes how much of its file system stays free.
+/// Makes the directory, fixes how much of its file system stays free, and lets writes fail where they would kill.
 fn prepare_disk(plan: &mut Plan) -> Result<()> {
     let directory = &plan.data.directory;
     std::fs::create_dir_all(directory).with_context(|| format!("make {}", directory.display()))?;
@@ -152,7 +153,11 @@ fn prepare_disk(plan: &mut Plan) -> Result<()> {
     let reserve_bytes = plan.limits.reserve_on(disk_bytes.unwrap_or(0));
     plan.limits.reserve_bytes = Some(reserve_bytes);
     DISK.reserve_bytes.store(reserve_bytes, Ordering::Relaxed);
-    Ok(())
+    // A write beyond RLIMIT_FSIZE raises SIGXFSZ in the writing thread, which ends the process. Blocked here, before any
+    // thread that writes is started and inherits the mask, it leaves the error EFBIG: a refused write like any other.
+    let mut signals = SigSet::empty();
+    signals.add(Signal::SIGXFSZ);
+    signals.thread_block().context("block SIGXFSZ")
 }
 
 /// The sending ends of both queues; the queues close with the last receive thread.

@@ -62,6 +62,27 @@ fn a_series_without_room_is_refused() {
     assert_eq!(std::fs::read_dir(directory.path()).expect("folder").count(), 0);
 }
 
+/// A file-size limit refuses writes; it must not kill: the run ends with its summary, and every frame is a gap.
+#[test]
+fn a_file_size_limit_is_a_refused_write() {
+    let directory = tempfile::tempdir().expect("folder");
+    let simulator = MerlinSimulator::start(simulation()).expect("simulator");
+    let mut command = Command::new("prlimit");
+    let address = format!("merlin://{}", simulator.data_address);
+    command.args(["--fsize=262144", env!("CARGO_BIN_EXE_ronchi"), "record", &address, "--json", "--out"]);
+    let output = match command.arg(directory.path().join("scan.ronchi")).output() {
+        Ok(output) => output,
+        Err(error) => return eprintln!("skipped: no prlimit here: {error}"),
+    };
+    let shown = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{shown}");
+    let summary: serde_json::Value = serde_json::from_slice(&output.stdout).expect("a summary");
+    assert_eq!((&summary["state"], &summary["frames"]["durable"]), (&"failed".into(), &0.into()));
+    assert_eq!((&summary["law"][0]["holds"], &summary["unsound"]), (&true.into(), &false.into()));
+    assert_eq!(summary["law"][0]["gaps"]["write_failed"], 192);
+    assert_eq!(shown.matches("frames are not recorded from here").count(), 1, "{shown}");
+}
+
 /// A disk of 12 MiB; needs root. Unmounted when dropped.
 struct SmallDisk(tempfile::TempDir);
 
