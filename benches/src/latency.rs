@@ -13,6 +13,9 @@ use serde_json::{Value, json};
 
 use crate::children::{Simulator, Stream, free_port, ronchi};
 
+/// Frames slower than this are named in the report, in ms.
+const SLOW_MS: f64 = 25.0;
+
 /// Distribution of the time from wire to subscriber.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Latency {
@@ -43,7 +46,9 @@ impl Latency {
             recorder.and(updates)
         })?;
         let sent = frame_times(&out, stream.frame_count())?;
-        let mut latencies_ms = latencies(&updates, &sent);
+        let latencies = latencies(&updates, &sent);
+        let slow: Vec<u64> = latencies.iter().filter(|&&(_, ms)| ms > SLOW_MS).map(|&(frame, _)| frame).collect();
+        let mut latencies_ms: Vec<f64> = latencies.iter().map(|&(_, ms)| ms).collect();
         ensure!(!latencies_ms.is_empty(), "no update named a frame");
         latencies_ms.sort_by(f64::total_cmp);
         let at = |q: f64| {
@@ -56,6 +61,7 @@ impl Latency {
                 "case": "latency", "rate": self.rate, "detector": [self.detector, self.detector],
                 "frames": latencies_ms.len(), "of": stream.frame_count(), "updates": updates.len(),
                 "ms": { "p10": at(0.1), "p50": at(0.5), "p90": at(0.9), "p99": at(0.99), "p99.9": at(0.999), "max": at(1.0) },
+                "slow": { "over_ms": SLOW_MS, "frames": slow.len(), "first": slow.first(), "last": slow.last() },
             })
         );
         Ok(())
@@ -119,13 +125,13 @@ fn frame_times(out: &Path, frame_count: u64) -> Result<Vec<u64>> {
     Ok(times)
 }
 
-/// Latency in ms of every frame that an update brought.
-fn latencies(updates: &[Update], sent_ns: &[u64]) -> Vec<f64> {
+/// Every frame that an update brought, with its latency in ms.
+fn latencies(updates: &[Update], sent_ns: &[u64]) -> Vec<(u64, f64)> {
     let mut next = 0;
     let mut all = Vec::new();
     for update in updates {
         for frame in next.max(update.frames.start)..update.frames.end.min(sent_ns.len() as u64) {
-            all.push(update.arrived_ns.saturating_sub(sent_ns[frame as usize]) as f64 / 1e6);
+            all.push((frame, update.arrived_ns.saturating_sub(sent_ns[frame as usize]) as f64 / 1e6));
         }
         next = next.max(update.frames.end);
     }
