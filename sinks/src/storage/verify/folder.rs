@@ -4,7 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use ronchi_pipeline::SigShape;
-use ronchi_pipeline::format::{BlockSizes, DetectorInfo, FramesArray, Progress, TileInfo};
+use ronchi_pipeline::format::{BlockSizes, DetectorInfo, FramesArray, Law, Progress, TileInfo};
 use serde_json::Value;
 
 use super::report::relative;
@@ -55,7 +55,21 @@ impl Audit<'_> {
             if sum > gaps.frame_count || sum < gaps.frame_count && !gaps.is_cut {
                 self.report.flaw(file, what, format_args!("{sum} frames in ranges"), gaps.frame_count);
             }
+            gaps.law.iter().for_each(|law| self.check_stored_law(gaps.tile, law));
         }
+    }
+
+    /// The verdict that the receiver stored, and its terms.
+    fn check_stored_law(&mut self, tile: u32, law: &Law) {
+        let missing = law.gaps.values().fold(0, |sum: u64, &count| sum.saturating_add(count));
+        let adds_up = law.durable.saturating_add(missing) == law.frame_count;
+        if adds_up && law.holds && !self.manifest.unsound {
+            return;
+        }
+        let Law { frame_count, durable, violations, .. } = law;
+        let found = format!("{frame_count} frames, {durable} durable, {missing} missing; {}", violations.join("; "));
+        let what = format_args!("conservation law of tile {tile}");
+        self.report.flaw(Path::new(MANIFEST), what, found, "every frame once: durable or missing");
     }
 
     /// The gaps of one tile of so many frames.

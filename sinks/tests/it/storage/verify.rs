@@ -315,3 +315,26 @@ fn numbers(text: &str) -> Vec<(usize, usize)> {
     }
     found
 }
+
+/// A data set whose receiver found that its frames do not add up is never called intact, nor one that says they do.
+#[test]
+fn a_violated_law_is_a_flaw() {
+    let written = small();
+    let path = written.path.join("zarr.json");
+    let manifest: serde_json::Value =
+        serde_json::from_str(&fs::read_to_string(&path).expect("manifest")).expect("JSON");
+    let edits: [(&str, serde_json::Value); 3] = [
+        ("/attributes/ronchi/gaps/0/law/holds", false.into()),
+        ("/attributes/ronchi/gaps/0/law/durable", 9.into()),
+        ("/attributes/ronchi/unsound", true.into()),
+    ];
+    assert_eq!(quick(&written.path).flaws, []);
+    for (pointer, value) in edits {
+        let mut edited = manifest.clone();
+        let place = edited.pointer_mut(pointer).unwrap_or_else(|| panic!("{pointer} in {manifest}"));
+        *place = value;
+        fs::write(&path, edited.to_string()).expect("written");
+        let found = quick(&written.path);
+        assert!(found.flaws.iter().any(|flaw| flaw.what.contains("conservation law")), "{pointer}: {:?}", found.flaws);
+    }
+}
