@@ -26,4 +26,6 @@ mod value;
 
 pub use plan::{DataPlan, Limits, LinkPlan, LivePlan, MerlinControlPlan, MerlinTrigger, Plan, ScanPlan, SourcePlan};
 pub use problem::{Error, Problem, Problems, ValueError};
-pub use value::{check_name, check_virtual, parse_http, parse_live_endpoint, parse_scan, parse_source, parse_virtual};
+pub use value::{
+    check_name, check_virtual, parse_http, parse_live_endpoint, parse_reserve, parse_scan, parse_source, parse_virtual,
+};

@@ -6,6 +6,7 @@ use std::path::Path;
 use ronchi_pipeline::reduce::{Reduction, VirtualDetector};
 use ronchi_pipeline::{AXIS_MAX, NavShape, SigShape};
 
+use crate::limits::{RESERVE_RULE, reserve_bytes};
 use crate::mask_file;
 use crate::plan::SourcePlan;
 use crate::problem::ValueError;
@@ -113,6 +114,12 @@ pub fn parse_scan(text: &str) -> Result<NavShape, ValueError> {
     let axis = |text: &str| text.parse::<u32>().ok().filter(|n| (1..=AXIS_MAX).contains(n));
     let shape = text.split_once('x').and_then(|(ny, nx)| Some(NavShape { height: axis(ny)?, width: axis(nx)? }));
     shape.ok_or_else(|| ValueError::new(text, format!("expected NYxNX, rows x positions, each from 1 to {AXIS_MAX}")))
+}
+
+/// Reads how much free space recording leaves alone, in GiB (`0`, `0.5`, `20`); in bytes.
+pub fn parse_reserve(text: &str) -> Result<u64, ValueError> {
+    let bytes = text.parse().ok().and_then(|gib| reserve_bytes(gib).ok());
+    bytes.ok_or_else(|| ValueError::new(text, format!("expected {RESERVE_RULE}")))
 }
 
 /// Reads a virtual detector: `NAME=disk:CY,CX,R`, `NAME=ring:CY,CX,RI,RO`, `NAME=rect:Y0,X0,Y1,X1`,

@@ -179,8 +179,9 @@ def libertem_simulator(hdr, *arguments):
 
 
 def recording(detector, out, *arguments, cwd=None):
-    """Starts `ronchi record` of one series into `out`; `--json` is set."""
-    command = [ronchi_binary(), "record", *detector.record_arguments, "--out", out, "--json", *arguments]
+    """Starts `ronchi record` of one series into `out`; `--json` is set, and no disk is too full for a test."""
+    own = ["--out", out, "--json", *([] if "--reserve-gib" in arguments else ["--reserve-gib", 0])]
+    command = [ronchi_binary(), "record", *detector.record_arguments, *own, *arguments]
     return Process(command, cwd=cwd)
 
 

@@ -39,6 +39,7 @@ def test_help_and_version_succeed():
         ["record", "merlin://127.0.0.1:1", "--out", "x.ronchi", "--scan", "2x2", "--virtual", "a=square:1"],
         ["record", "merlin://127.0.0.1:1", "--out", "x.ronchi", "--scan", "2x2", "--virtual", "../a=disk:1,1,1"],
         ["record", "merlin://127.0.0.1:1", "--out", "x.ronchi", "--scan", "2x2", "--virtual", "a=npy:missing.npy"],
+        ["record", "merlin://127.0.0.1:1", "--out", "x.ronchi", "--scan", "2x2", "--reserve-gib", "nan"],
     ],
     ids=lambda arguments: " ".join(arguments[-2:]),
 )
@@ -48,6 +49,18 @@ def test_wrong_arguments_fail_with_a_message_and_write_nothing(folder, arguments
     assert status not in (0, 101) and status > 0
     assert err.strip() and "panicked" not in err
     assert list(folder.iterdir()) == []
+
+
+def test_a_series_that_does_not_fit_is_refused_before_it_begins(folder, small):
+    """The message says what is needed, what is free and what would fit; nothing is left behind."""
+    before = set(folder.iterdir())
+    with small.simulator() as detector:
+        with harness.recording(detector, folder / "out.ronchi", "--reserve-gib", 1048576) as process:
+            assert process.wait(60) == 2, process.log()
+            message = process.stderr()
+    assert re.search(r"no room for 64 frames: \d+ bytes needed, \d+ free, 1125899906842624 kept in reserve;", message)
+    assert re.search(r"; 0 frames \(0 scan rows\) would fit", message), message
+    assert set(folder.iterdir()) == before
 
 
 def test_json_line_of_a_complete_recording(folder, small):

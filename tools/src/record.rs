@@ -8,7 +8,7 @@ use anyhow::{Context, Result, bail};
 use clap::Args;
 use ronchi_config::{
     DataPlan, Limits, LinkPlan, LivePlan, MerlinControlPlan, MerlinTrigger, Plan, ScanPlan, SourcePlan, ValueError,
-    parse_scan, parse_source, parse_virtual,
+    parse_reserve, parse_scan, parse_source, parse_virtual,
 };
 use ronchi_pipeline::reduce::Reduction;
 use ronchi_pipeline::{NavShape, ScanOrder};
@@ -63,6 +63,9 @@ pub struct RecordArgs {
     /// A series without frames for so many seconds has ended
     #[arg(long, value_name = "SECONDS", default_value_t = 30, value_parser = clap::value_parser!(u64).range(1..=3600))]
     silence: u64,
+    /// Free space that recording leaves alone; 5 % of the disk unless told, at least 2 GiB, at most a quarter
+    #[arg(long, value_name = "GIB", value_parser = reserve)]
+    reserve_gib: Option<u64>,
     #[command(flatten)]
     arm: ArmArgs,
     #[command(flatten)]
@@ -120,6 +123,10 @@ fn scan(text: &str) -> Result<NavShape, ValueError> {
     parse_scan(text)
 }
 
+fn reserve(text: &str) -> Result<u64, ValueError> {
+    parse_reserve(text)
+}
+
 fn virtual_detector(text: &str) -> Result<Reduction, ValueError> {
     parse_virtual(text)
 }
@@ -171,7 +178,11 @@ impl RecordArgs {
             scan,
             reductions,
             live: LivePlan { zmq: live.zmq.clone(), http: live.http, ..LivePlan::default() },
-            limits: Limits { silence: Duration::from_secs(self.silence), ..Limits::default() },
+            limits: Limits {
+                silence: Duration::from_secs(self.silence),
+                reserve_bytes: self.reserve_gib,
+                ..Limits::default()
+            },
         };
         plan.check()?;
         Ok(plan)

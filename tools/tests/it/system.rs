@@ -59,7 +59,7 @@ pub(super) fn plan(directory: &Path, links: Vec<LinkPlan>) -> Plan {
             Reduction::Max,
         ],
         live: LivePlan::default(),
-        limits: Limits { block_bytes: 64 << 10, reducer_count: 2, ..Limits::default() },
+        limits: Limits { block_bytes: 64 << 10, reducer_count: 2, reserve_bytes: Some(0), ..Limits::default() },
     }
 }
 
