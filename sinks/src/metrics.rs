@@ -37,21 +37,6 @@ const REASONS: [(GapReason, &str); 6] = [
 
 const STATES: [State; 5] = [State::Waiting, State::Running, State::Complete, State::Interrupted, State::Failed];
 
-/// What a receiver tells of its disk beside the board.
-///
-/// # Why this way
-/// One receiver per process: these are numbers of the process, like its memory, and need no place on every board.
-#[derive(Debug)]
-pub struct DiskNumbers {
-    /// Free space that recording leaves alone, in bytes.
-    pub reserve_bytes: AtomicU64,
-    /// Tiles whose frames were not all accounted for, since start. Anything but 0 is a bug.
-    pub violated_laws: AtomicU64,
-}
-
-/// Set by the receiver of this process, read when somebody scrapes.
-pub static DISK: DiskNumbers = DiskNumbers { reserve_bytes: AtomicU64::new(0), violated_laws: AtomicU64::new(0) };
-
 /// The metrics of one receiver.
 #[derive(Debug)]
 pub struct Metrics {
@@ -170,12 +155,12 @@ impl BoardCollector {
         gauge(encoder, "pool", "Memory of the pool", Some(&Unit::Bytes), bytes)?;
         if let Some(free) = wiring.directory.as_deref().and_then(disk_free_bytes) {
             gauge(encoder, "disk_free", "Free space where data sets go", Some(&Unit::Bytes), free as f64)?;
-            let reserve = DISK.reserve_bytes.load(Ordering::Relaxed) as f64;
+            let reserve = wiring.reserve_bytes as f64;
             gauge(encoder, "disk_reserve", "Free space that recording leaves alone", Some(&Unit::Bytes), reserve)?;
         }
         let help = "Tiles whose frames were not all accounted for: anything but 0 is a bug";
         let metric = encoder.encode_descriptor("violated_laws", help, None, MetricType::Counter)?;
-        ConstCounter::new(DISK.violated_laws.load(Ordering::Relaxed)).encode(metric)
+        ConstCounter::new(self.board.violated_laws.load(Ordering::Relaxed)).encode(metric)
     }
 
     fn queues(&self, encoder: &mut DescriptorEncoder) -> fmt::Result {
@@ -305,11 +290,11 @@ mod tests {
             pool_slots: 9,
             slot_bytes: 4096,
             directory: Some("/".into()),
+            reserve_bytes: 4_000_000_000,
             write_method: String::new(),
         });
         board.stream.discarded.store(11, Ordering::Relaxed);
-        DISK.reserve_bytes.store(4_000_000_000, Ordering::Relaxed);
-        LinkCounters::add(&DISK.violated_laws, 2);
+        LinkCounters::add(&board.violated_laws, 2);
         let metrics = Metrics::new(Arc::clone(&board));
         let idle = samples(&metrics.text());
         let link = |name: &str| idle[&format!("ronchi_{name}_total{{link=\"tile \\\"0\\\"\"}}")];

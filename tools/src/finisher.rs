@@ -13,7 +13,6 @@ use ronchi_pipeline::format::{DataSetState, Law};
 use ronchi_pipeline::reduce::{Frames, Reducer};
 use ronchi_pipeline::{EndReason, FrameFlag, FrameIndex, Gap, GapReason, Gaps, LinkCounters};
 use ronchi_sinks::live::{Board, State};
-use ronchi_sinks::metrics::DISK;
 use ronchi_sinks::storage::{Reader, TileOutcome};
 
 use crate::acquisitions::{Acquisition, Acquisitions, Part};
@@ -83,7 +82,7 @@ impl Finisher {
             state = State::Failed;
         }
         let violated = parts.iter().filter(|part| part.tile.as_ref().is_some_and(|tile| !tile.law.holds)).count();
-        LinkCounters::add(&DISK.violated_laws, violated as u64);
+        LinkCounters::add(&self.board.violated_laws, violated as u64);
         self.board.update_id(&acquisition.id, |shown| {
             shown.gaps = gaps.by_reason();
             shown.quality.dropped = 0;

@@ -20,7 +20,6 @@ use ronchi_ingest::{Link, ReceiveError, Source, receive};
 use ronchi_pipeline::{Block, Event, FanOut, Layout, LinkCounters, Pool, Series};
 use ronchi_sinks::http::{HttpLimits, HttpServer};
 use ronchi_sinks::live::{self, Board, Publisher, StreamPlan, Wiring};
-use ronchi_sinks::metrics::DISK;
 use ronchi_sinks::storage::{Disk, Space, Writer, WriterPlan, WriterReport};
 
 use crate::acquisitions::{Acquisition, Acquisitions, IMAGES_BYTES_MAX};
@@ -150,9 +149,7 @@ fn prepare_disk(plan: &mut Plan) -> Result<()> {
     if disk_bytes.is_none() {
         tracing::warn!("the file system of {} does not tell how full it is: no reserve is kept", directory.display());
     }
-    let reserve_bytes = plan.limits.reserve_on(disk_bytes.unwrap_or(0));
-    plan.limits.reserve_bytes = Some(reserve_bytes);
-    DISK.reserve_bytes.store(reserve_bytes, Ordering::Relaxed);
+    plan.limits.reserve_bytes = Some(plan.limits.reserve_on(disk_bytes.unwrap_or(0)));
     // A write beyond RLIMIT_FSIZE raises SIGXFSZ in the writing thread, which ends the process. Blocked here, before any
     // thread that writes is started and inherits the mask, it leaves the error EFBIG: a refused write like any other.
     let mut signals = SigSet::empty();
@@ -229,6 +226,7 @@ fn wiring(plan: &Plan, pool: &Pool, counters: &[Arc<LinkCounters>], queues: &Que
         pool_slots: pool.slot_count() as u64,
         slot_bytes: pool.slot_bytes() as u64,
         directory: plan.data.record.then(|| plan.data.directory.clone()),
+        reserve_bytes: plan.limits.reserve_bytes.unwrap_or(0),
         write_method,
     }
 }

@@ -193,6 +193,8 @@ pub struct Wiring {
     pub slot_bytes: u64,
     /// Directory that receives data sets; its file system's free space is reported.
     pub directory: Option<PathBuf>,
+    /// Bytes of it that recording leaves free.
+    pub reserve_bytes: u64,
     /// How frames are written, in words, e.g. `io_uring, O_DIRECT`.
     pub write_method: String,
 }
@@ -233,6 +235,8 @@ pub struct Board {
     pub wiring: Wiring,
     /// Totals of the live stream.
     pub stream: StreamCounters,
+    /// Tiles whose frames were not all accounted for, since start: anything but 0 is a bug.
+    pub violated_laws: AtomicU64,
     started: Instant,
 }
 
@@ -256,6 +260,7 @@ impl Board {
             changed: Condvar::new(),
             wiring,
             stream: StreamCounters::default(),
+            violated_laws: AtomicU64::new(0),
             started: Instant::now(),
         })
     }

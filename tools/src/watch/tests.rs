@@ -16,6 +16,7 @@ fn board() -> (Arc<Board>, Arc<LinkCounters>) {
         pool_slots: 40,
         slot_bytes: 1 << 20,
         directory: Some("/".into()),
+        reserve_bytes: 0,
         write_method: "memory".to_owned(),
     };
     (Board::new(wiring), counters)
