@@ -1,6 +1,6 @@
 //! A client as plain as possible: blocking reads, one message at a time, parsers written for reading.
 
-use std::io::{Read, Write};
+use std::io::{ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::time::Duration;
 
@@ -35,8 +35,10 @@ pub(super) fn connect(address: SocketAddr) -> TcpStream {
 /// Reads one message and returns its body; `None` at the end of the stream.
 pub(super) fn message(stream: &mut TcpStream) -> Option<Vec<u8>> {
     let mut head = [0; 15];
-    if stream.read(&mut head[..1]).expect("read") == 0 {
-        return None;
+    // `read_exact`, which goes on after an interruption, unlike `read`.
+    match stream.read_exact(&mut head[..1]) {
+        Err(error) if error.kind() == ErrorKind::UnexpectedEof => return None,
+        result => result.expect("read"),
     }
     stream.read_exact(&mut head[1..]).expect("prefix");
     assert!(head.starts_with(b"MPX,") && head.ends_with(b","), "{}", head.escape_ascii());
