@@ -34,8 +34,8 @@ const SUBSCRIPTION_POLL: Duration = Duration::from_millis(10);
 /// Shortest time between two looks at a board that keeps changing: leaves the lock to the reducers.
 const LOOK_PAUSE: Duration = Duration::from_micros(500);
 /// Rests after a look are at least so many times as long as it took: nobody who listens can make publishing take more
-/// than about a thirtieth of a processor.
-const REST_PER_WORK: u32 = 32;
+/// than about a sixteenth of a processor.
+const REST_PER_WORK: u32 = 16;
 /// Longest subscription: topics are shorter than 200 bytes.
 const SUBSCRIPTION_BYTES_MAX: i64 = 1024;
 /// Most subscriptions handled before the next look at the board.
