@@ -8,6 +8,8 @@ pub struct Arrivals {
     next: FrameIndex,
     received_count: u64,
     announced: Option<u64>,
+    /// Frames that the sender of an open-ended run says it has sent.
+    sent_count: u64,
     gaps: Gaps,
 }
 
@@ -92,18 +94,18 @@ impl Arrivals {
         self.announced.is_some_and(|count| self.next >= count)
     }
 
-    /// The sender of an open-ended run says how many frames it has sent: those after the newest are missing. A number
-    /// that no gap can explain is not believed.
+    /// The sender of an open-ended run says how many frames it has sent: those that are still missing after the newest
+    /// when the series closes are gaps. Frames that come late are taken as before.
     pub fn end_at(&mut self, sent_count: u64) {
-        let is_open_ended = self.announced.is_none();
-        if is_open_ended && (self.next..self.next.saturating_add(JUMP_FRAMES_MAX)).contains(&sent_count) {
-            self.announced = Some(sent_count);
-        }
+        self.sent_count = self.sent_count.max(sent_count);
     }
 
     /// Closes the series: frames of it, and what of them did not come.
     pub fn finish(mut self) -> (u64, u64, Gaps) {
-        let frame_count = self.announced.unwrap_or(self.next);
+        // A number that no gap can explain is not believed.
+        let is_believed = self.sent_count.saturating_sub(self.next) < JUMP_FRAMES_MAX;
+        let seen_or_sent = if is_believed { self.next.max(self.sent_count) } else { self.next };
+        let frame_count = self.announced.unwrap_or(seen_or_sent);
         self.gaps.insert(self.next..frame_count, GapReason::NeverArrived);
         (frame_count, self.received_count, self.gaps)
     }
