@@ -160,6 +160,12 @@ impl Reader {
         self.column(tile, frames, "time_ns", 8, 0).map(numbers)
     }
 
+    /// CRC-32C of every frame's bytes as stored; 0 for missing frames. Data sets of early receivers have zeros only.
+    pub fn checksums(&self, tile: u32, frames: Range<FrameIndex>) -> Result<Vec<u32>, StorageError> {
+        let bytes = self.column(tile, frames, table::CHECKSUMS, 4, 0)?;
+        Ok(bytes.as_chunks().0.iter().map(|bytes| u32::from_le_bytes(*bytes)).collect())
+    }
+
     fn column(
         &self,
         tile: u32,
@@ -218,6 +224,17 @@ impl ReaderTile {
         let path = self.base_dir.join("progress.json");
         let text = files::read_text(&path)?;
         Progress::from_json(&text).map_err(|source| StorageError::Format { path, source })
+    }
+
+    /// The arrays of its frame table: name, Zarr type, bytes per row, fill byte. Early receivers kept no checksums.
+    pub(super) fn columns(&self) -> impl Iterator<Item = (&'static str, &'static str, u64, u8)> + use<> {
+        let has_checksums = self.has_checksums();
+        table::ARRAYS.into_iter().filter(move |(name, ..)| has_checksums || *name != table::CHECKSUMS)
+    }
+
+    /// Whether the frame table holds the checksum of every frame.
+    pub(super) fn has_checksums(&self) -> bool {
+        self.base_dir.join("frame_table").join(table::CHECKSUMS).is_dir()
     }
 
     /// Reads rows of one column of the frame table from frame `first` on; rows of files that are not there stay as

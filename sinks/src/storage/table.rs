@@ -1,4 +1,4 @@
-//! The frame table: counter, time stamp and flag of every frame, as small Zarr arrays written by position.
+//! The frame table: counter, time stamp, flag and checksum of every frame, as small Zarr arrays written by position.
 //!
 //! # Invariants
 //! - I1: a chunk file has its full length and its fill values before it gets its name.
@@ -22,14 +22,22 @@ const ROWS_MAX: u64 = 65_536;
 /// Chunk files kept open.
 const OPEN_MAX: usize = 4;
 
+/// Arrays of the table.
+const COLUMNS: usize = 4;
 /// Name, Zarr type, bytes per row and fill byte of each array.
-pub(super) const ARRAYS: [(&str, &str, u64, u8); 3] =
-    [("counter", "uint64", 8, 0), ("time_ns", "uint64", 8, 0), ("flags", "uint8", 1, FrameFlag::Missing as u8)];
+pub(super) const ARRAYS: [(&str, &str, u64, u8); COLUMNS] = [
+    ("counter", "uint64", 8, 0),
+    ("time_ns", "uint64", 8, 0),
+    ("flags", "uint8", 1, FrameFlag::Missing as u8),
+    (CHECKSUMS, "uint32", 4, 0),
+];
+/// The array of checksums; data sets of early receivers have none.
+pub(super) const CHECKSUMS: &str = "crc32c";
 
 /// Consecutive rows that wait to be written, one byte string per array.
 struct Run {
     first: u64,
-    columns: [Vec<u8>; 3],
+    columns: [Vec<u8>; COLUMNS],
 }
 
 impl Run {
@@ -43,7 +51,7 @@ pub(super) struct FrameTable {
     dir: PathBuf,
     rows_per_file: u64,
     runs: Vec<Run>,
-    files: BTreeMap<u64, [DiskFile; 3]>,
+    files: BTreeMap<u64, [DiskFile; COLUMNS]>,
     unsynced: Vec<DiskFile>,
 }
 
@@ -52,12 +60,13 @@ pub(super) fn rows_per_file(announced: Option<u64>) -> u64 {
     announced.map_or(ROWS_MAX, |count| count.clamp(1, ROWS_MAX))
 }
 
-/// Creates or replaces the metadata of the three arrays, for `frame_count` frames.
+/// Creates or replaces the metadata of the arrays, for `frame_count` frames.
 pub(super) fn write_metadata(dir: &Path, frame_count: u64, rows_per_file: u64) -> Result<(), StorageError> {
     for (name, data_type, _, fill) in ARRAYS {
         let attributes = match name {
             "flags" => json!({ "meaning": { "0": "ok", "1": "missing", "2": "corrupt", "3": "truncated" } }),
             "time_ns" => json!({ "unit": "ns", "epoch": "1970-01-01T00:00:00Z" }),
+            CHECKSUMS => json!({ "of": "the bytes of the frame as stored; 0 where it is missing" }),
             _ => json!({}),
         };
         let array = PlainArray {
@@ -97,13 +106,14 @@ impl FrameTable {
     /// Adds rows of consecutive frames.
     pub(super) fn push(&mut self, first: u64, records: &[FrameRecord]) {
         if self.runs.last().is_none_or(|run| run.end() != first) {
-            self.runs.push(Run { first, columns: [Vec::new(), Vec::new(), Vec::new()] });
+            self.runs.push(Run { first, columns: Default::default() });
         }
         let Some(run) = self.runs.last_mut() else { return };
         for record in records {
             run.columns[0].extend(record.counter.to_le_bytes());
             run.columns[1].extend(record.time_ns.to_le_bytes());
             run.columns[2].push(record.flag as u8);
+            run.columns[3].extend(record.crc32c.to_le_bytes());
         }
     }
 
@@ -160,7 +170,7 @@ impl FrameTable {
         Ok(())
     }
 
-    fn open(&mut self, number: u64, disk: &mut dyn Disk) -> Result<[DiskFile; 3], StorageError> {
+    fn open(&mut self, number: u64, disk: &mut dyn Disk) -> Result<[DiskFile; COLUMNS], StorageError> {
         if !self.files.contains_key(&number) {
             let mut create = |i: usize| {
                 let (name, _, row_bytes, fill) = ARRAYS[i];
@@ -171,7 +181,7 @@ impl FrameTable {
                 )
                 .map(|file| disk.attach_plain(file))
             };
-            let files = [create(0)?, create(1)?, create(2)?];
+            let files = [create(0)?, create(1)?, create(2)?, create(3)?];
             self.files.insert(number, files);
             if self.files.len() > OPEN_MAX {
                 self.files.pop_first();

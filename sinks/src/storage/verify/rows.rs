@@ -11,8 +11,8 @@ use serde_json::{Value, json};
 
 use super::report::relative;
 use super::{Audit, Subject};
+use crate::storage::files;
 use crate::storage::reader::{Condition, ReaderTile};
-use crate::storage::{files, table};
 
 const OK: u8 = FrameFlag::Ok as u8;
 const MISSING: u8 = FrameFlag::Missing as u8;
@@ -61,7 +61,7 @@ impl Audit<'_> {
 
     /// Every array of the table is what its name says, as long as the frames.
     fn check_row_metadata(&mut self, tile: &ReaderTile) {
-        for (name, data_type, _, fill) in table::ARRAYS {
+        for (name, data_type, _, fill) in tile.columns() {
             let path = tile.base_dir().join("frame_table").join(name).join("zarr.json");
             let text = files::read_text(&path);
             let Some(text) = self.report.tell(self.root, text, "metadata of the frame table") else { continue };
@@ -85,11 +85,11 @@ impl Audit<'_> {
         }
     }
 
-    /// Numbers of the files that any of the arrays has; each is there three times, with its full length.
+    /// Numbers of the files that any of the arrays has; each is there once per array, with its full length.
     fn row_files(&mut self, subject: &Subject) -> BTreeSet<u64> {
         let tile = &subject.tile;
         let mut numbers = BTreeSet::new();
-        for (name, ..) in table::ARRAYS {
+        for (name, ..) in tile.columns() {
             let listed = files::numbered(&tile.base_dir().join("frame_table").join(name).join("c"));
             numbers.extend(self.report.tell(self.root, listed, "a directory of rows").unwrap_or_default());
         }
@@ -99,7 +99,7 @@ impl Audit<'_> {
             if !self.condition.is_finished() && first >= subject.promised {
                 continue;
             }
-            for (name, _, row_bytes, _) in table::ARRAYS {
+            for (name, _, row_bytes, _) in tile.columns() {
                 let path = row_path(tile, name, number);
                 let expected = tile.rows_per_file() * row_bytes;
                 let found = match fs::metadata(&path) {
@@ -207,6 +207,7 @@ impl Audit<'_> {
     }
 }
 
-fn row_path(tile: &ReaderTile, name: &str, number: u64) -> PathBuf {
+/// Where rows of the frame table lie.
+pub(super) fn row_path(tile: &ReaderTile, name: &str, number: u64) -> PathBuf {
     tile.base_dir().join("frame_table").join(name).join("c").join(number.to_string())
 }

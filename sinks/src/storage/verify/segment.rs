@@ -8,11 +8,13 @@ use std::path::Path;
 use std::time::Duration;
 
 use ronchi_pipeline::format::{FormatError, Page0, Trailer, page1, uuid_text};
-use ronchi_pipeline::{DATA_OFFSET, FrameFlag, SECTOR_BYTES, crc32c};
+use ronchi_pipeline::{CrcJoin, DATA_OFFSET, FrameFlag, SECTOR_BYTES, crc32c};
 
 use super::report::relative;
+use super::rows::row_path;
 use super::{Audit, Depth, FRAME_MAX, Subject};
 use crate::storage::reader::Condition;
+use crate::storage::table;
 
 /// Pages 0 and 1.
 pub(super) const PAGES_BYTES: u64 = 2 * SECTOR_BYTES as u64;
@@ -37,13 +39,26 @@ struct Segment<'a> {
     present_end: u64,
     /// Chunks of a finished data set keep their checksums even where the disk refused frames of them.
     is_settled: bool,
+    join: CrcJoin,
 }
 
-/// Memory for one chunk and its flags.
+/// Memory for one chunk, the checksums of its frames as they are, and what the frame table says of them.
 #[derive(Default)]
 struct Buffers {
     pixels: Vec<u8>,
+    checksums: Vec<u32>,
     flags: Vec<u8>,
+    rows: Vec<u8>,
+}
+
+impl Buffers {
+    /// Checksums of the frames by their bytes; returns that of the chunk.
+    fn take_checksums(&mut self, segment: &Segment<'_>) -> u32 {
+        self.checksums.clear();
+        self.checksums
+            .extend(self.pixels.chunks_exact(segment.subject.tile.array.layout.frame_bytes as usize).map(crc32c));
+        segment.join.join_all(self.checksums.iter().copied())
+    }
 }
 
 impl Audit<'_> {
@@ -103,8 +118,9 @@ impl Audit<'_> {
         let is_sealed = page.trailer.is_sealed;
         let limit = if self.condition.is_finished() { subject.tile.array.frame_count } else { subject.promised };
         let frames = end - n..end.min(limit).max(end - n);
+        let join = CrcJoin::new(layout.frame_bytes);
         let mut segment =
-            Segment { subject, file, number, page, frames, present: 0, present_end: 0, is_settled: false };
+            Segment { subject, file, number, page, frames, present: 0, present_end: 0, is_settled: false, join };
         segment.is_settled = segment.settled();
         self.check_link(subject, number, segment.page.chunks.iter().any(Option::is_some));
         for chunk in 0..layout.chunks_per_segment {
@@ -298,12 +314,12 @@ impl Audit<'_> {
         if !self.read_chunk(segment, chunk, frames, &mut buffers.pixels, name) {
             return;
         }
-        let mut found = crc32c(&buffers.pixels);
+        let mut found = buffers.take_checksums(segment);
         if found != crc && self.condition == Condition::Running {
             // The page cache may hold a sector as it was before a block beside it came in.
             std::thread::sleep(PAGE_PAUSE);
             let _ = self.read_chunk(segment, chunk, frames, &mut buffers.pixels, name);
-            found = crc32c(&buffers.pixels);
+            found = buffers.take_checksums(segment);
         }
         // Which chunks are known by a checksum, and of which the checksum is a promise.
         let is_known = crc != 0 || is_sealed && is_finished && !may_be_refused;
@@ -321,8 +337,42 @@ impl Audit<'_> {
                 self.report.flaw(name, what, format_args!("{found:08x} by its bytes"), format_args!("{crc:08x}"));
             }
         }
+        self.check_frames(segment, frames, buffers, if found == crc { None } else { Some(name) });
         if is_finished && is_sealed && !may_be_refused {
             self.check_missing_pixels(segment, chunk, frames, buffers, name);
+        }
+    }
+
+    /// Frames that are there by their flags are what the frame table says of their bytes. Where the whole chunk is as its
+    /// checksum says, it is the table that is wrong; else it is `segment`.
+    fn check_frames(
+        &mut self,
+        subject: &Segment<'_>,
+        frames: &Range<u64>,
+        buffers: &mut Buffers,
+        segment: Option<&Path>,
+    ) {
+        let tile = &subject.subject.tile;
+        if !tile.has_checksums() {
+            return;
+        }
+        buffers.rows.clear();
+        buffers.rows.resize(4 * buffers.flags.len(), 0);
+        // What cannot be read has its flaw from the check of the table.
+        let _ = tile.read_rows(frames.start, table::CHECKSUMS, 4, &mut buffers.rows);
+        let stored = buffers.rows.as_chunks().0.iter().map(|bytes| u32::from_le_bytes(*bytes));
+        let rows = frames.clone().zip(buffers.flags.iter().zip(buffers.checksums.iter().zip(stored)));
+        for (frame, (_, (found, stored))) in rows.filter(|(_, (flag, _))| **flag == FrameFlag::Ok as u8) {
+            // A disk that refuses a row may have taken the flag before.
+            let may_lack = self.condition == Condition::Failed && stored == 0;
+            if *found != stored && !may_lack {
+                let path = row_path(tile, table::CHECKSUMS, frame / tile.rows_per_file());
+                let name = segment.unwrap_or_else(|| relative(self.root, &path));
+                let (found, expected) =
+                    (format!("{found:08x} by its bytes"), format!("{stored:08x} by the frame table"));
+                self.report.flaw(name, format_args!("checksum of frame {frame}"), found, expected);
+                return; // One tells enough of a chunk.
+            }
         }
     }
 

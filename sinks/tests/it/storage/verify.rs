@@ -138,6 +138,9 @@ fn every_flipped_bit_is_found() {
     // A missing frame may as well be called truncated: 1 and 3 are one bit apart, and neither is there.
     assert_eq!(undetected(&written.path, "frame_table/flags/c/0", |_| !2), NOWHERE);
     assert_eq!(undetected(&written.path, "frame_table/flags/c/0", |_| 2), [4, 9, 10, 11]);
+    // Of missing frames the checksum means nothing.
+    let missing: Vec<u64> = [4, 9, 10, 11].iter().flat_map(|row| 4 * row..4 * row + 4).collect();
+    assert_eq!(undetected(&written.path, "frame_table/crc32c/c/0", |_| 0xff), missing);
     // Numbers and times of frames that are there have no checksum; those of missing frames must be 0.
     for name in ["frame_table/counter/c/0", "frame_table/time_ns/c/0"] {
         let there = (0..12 * 8).filter(|at| ![4, 9, 10, 11].contains(&(at / 8))).collect::<Vec<u64>>();
@@ -145,15 +148,26 @@ fn every_flipped_bit_is_found() {
     }
 }
 
-/// Where a receiver died, chunks that were not complete promise nothing yet: frames may have been on their way.
+/// Where a receiver died, frames that were not durable promise nothing: they may have been on their way. The durable
+/// ones of a chunk that was not complete are known by their own checksums.
 #[test]
-fn only_incomplete_chunks_of_a_dead_receiver_promise_nothing() {
+fn only_frames_of_a_dead_receiver_that_were_not_durable_promise_nothing() {
     let (path, _dir) = died();
     let found = check(&path);
     assert_eq!((found.condition, found.good, found.unknown), (Condition::Died, 1, 1));
     let data_end = 8192 + 12 * FRAME_BYTES;
-    let silent: Vec<u64> = (8192 + 3 * FRAME_BYTES..data_end).collect();
+    let silent: Vec<u64> = (8192 + 5 * FRAME_BYTES..data_end).collect();
     assert_eq!(undetected(&path, SEGMENT, one_bit), silent);
+}
+
+/// Data sets of receivers that kept no checksums of frames are as good as their chunks.
+#[test]
+fn tables_without_checksums_are_read() {
+    let written = small();
+    fs::remove_dir_all(written.path.join("frame_table/crc32c")).expect("removed");
+    let found = check(&written.path);
+    assert!(found.is_intact() && found.unknown == 0, "{found:?}");
+    assert_eq!(undetected_in(&written.path, SEGMENT, 8192..9000, one_bit), NOWHERE);
 }
 
 /// A segment that is cut, or grew, wherever.
