@@ -4,9 +4,8 @@
 //! The writer asks for the next segment while it fills the current one, and hands over documents to be replaced.
 //! Jobs are done in order; answers come back by channel. Should the thread die, the answers are disconnected.
 
-use std::fs::{self, File};
+use std::fs::File;
 use std::io;
-use std::os::unix::fs::{FileExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread::JoinHandle;
@@ -14,11 +13,11 @@ use std::thread::JoinHandle;
 use crossbeam_channel::{Receiver, Sender, unbounded};
 use ronchi_pipeline::format::{Page0, Trailer, page1};
 use ronchi_pipeline::{Layout, PixelType, SECTOR_BYTES, SigShape};
-use rustix::fs::{FallocateFlags, fallocate};
 
 use super::data_set::TileFiles;
 use super::disk::Page;
 use super::error::{Context as _, StorageError};
+use super::file_system::{Creation, FileSystem};
 use super::space::Space;
 use super::{files, table};
 
@@ -29,11 +28,11 @@ pub(super) enum Job {
     /// Remove a segment that was prepared and not used.
     Discard(Arc<TileFiles>, u64),
     /// Replace a document that may be lost in a power cut (progress).
-    Replace(PathBuf, Vec<u8>),
+    Replace(Arc<TileFiles>, PathBuf, Vec<u8>),
     /// The arrays of a tile have this many frames now.
     Resize(Arc<TileFiles>, u64),
     /// Replace a document durably and answer: the tile has ended.
-    Finish(u64, PathBuf, Vec<u8>),
+    Finish(u64, Arc<TileFiles>, PathBuf, Vec<u8>),
 }
 
 /// A segment to create.
@@ -114,17 +113,20 @@ impl Drop for Clerk {
 fn perform(job: Job, is_failing: &mut bool) -> Option<Answer> {
     let result = match job {
         Job::Prepare(new) => return Some(Answer::Prepared(new.tile_key, new.number, prepare(&new))),
-        Job::Finish(key, path, bytes) => return Some(Answer::Finished(key, files::replace(&path, &bytes, true))),
+        Job::Finish(key, files, path, bytes) => {
+            return Some(Answer::Finished(key, files::replace(&*files.system, &path, &bytes, true)));
+        }
         Job::Discard(files, number) => {
             discard(&files, number);
             Ok(())
         }
-        Job::Replace(path, bytes) => files::replace(&path, &bytes, false),
+        Job::Replace(files, path, bytes) => files::replace(&*files.system, &path, &bytes, false),
         Job::Resize(files, frame_count) => {
             let table = files.base.join("frame_table");
+            let rows_per_file = table::rows_per_file(None);
             files
                 .write_metadata(frame_count)
-                .and_then(|()| table::write_metadata(&table, frame_count, table::rows_per_file(None)))
+                .and_then(|()| table::write_metadata(&*files.system, &table, frame_count, rows_per_file))
         }
     };
     match result {
@@ -148,43 +150,28 @@ fn prepare(new: &NewSegment) -> Result<File, StorageError> {
     if let Some(space) = Space::of(&new.files.array, new.reserve_bytes) {
         space.spare(new.need_bytes)?;
     }
+    let system = &*new.files.system;
     let path = segment_path(&new.files.array, new.number);
     let part = path.with_extension("part");
     let parent = path.parent().unwrap_or(&path);
-    files::create_dirs(parent)?;
-    let file = open(&part, new.is_direct).context("create", &part)?;
-    let result = fill(&file, new).context("prepare", &part).and_then(|()| {
-        fs::rename(&part, &path).context("rename", &part)?;
-        files::sync_dir(parent)
+    files::create_dirs(system, parent)?;
+    let creation = if new.is_direct { Creation::Direct } else { Creation::Empty };
+    let file = system.create(&part, creation).context("create", &part)?;
+    let result = fill(system, &file, new).context("prepare", &part).and_then(|()| {
+        system.rename(&part, &path).context("rename", &part)?;
+        files::sync_dir(system, parent)
     });
     if let Err(error) = result {
-        let _ = fs::remove_file(&part); // Best effort: a `.part` is ignored by every reader.
-        remove_dirs(&path);
+        let _ = system.remove(&part); // Best effort: a `.part` is ignored by every reader.
+        remove_dirs(system, &path);
         return Err(error);
     }
     link(new, &path)?;
     Ok(file)
 }
 
-/// Opens a new file for direct I/O, or for buffered where the file system knows no other.
-fn open(path: &Path, is_direct: bool) -> io::Result<File> {
-    let mut options = File::options();
-    options.write(true).read(true).create(true).truncate(true);
-    if is_direct {
-        match options.clone().custom_flags(libc::O_DIRECT).open(path) {
-            Err(error) if error.raw_os_error() == Some(libc::EINVAL) => {}
-            result => return result,
-        }
-    }
-    options.open(path)
-}
-
-fn fill(file: &File, new: &NewSegment) -> io::Result<()> {
-    let bytes = new.layout.segment_bytes();
-    match fallocate(file, FallocateFlags::empty(), 0, bytes) {
-        Err(rustix::io::Errno::OPNOTSUPP | rustix::io::Errno::NOSYS) => file.set_len(bytes)?,
-        result => result?,
-    }
+fn fill(system: &dyn FileSystem, file: &File, new: &NewSegment) -> io::Result<()> {
+    system.allocate(file, new.layout.segment_bytes())?;
     let trailer = Trailer {
         uuid: new.uuid,
         tile: new.tile,
@@ -197,47 +184,45 @@ fn fill(file: &File, new: &NewSegment) -> io::Result<()> {
     };
     let page0 = Page0 { trailer, chunks: vec![None; new.layout.chunks_per_segment as usize] };
     let page1 = page1(new.layout.frames_per_segment(), new.shape, new.pixel);
-    write_page(file, &Page(*page1), SECTOR_BYTES as u64)?;
-    write_page(file, &Page(*page0.encode(new.layout.frame_bytes)), 0)?;
-    file.sync_all()
-}
-
-fn write_page(file: &File, page: &Page, offset: u64) -> io::Result<()> {
-    file.write_all_at(&page.0, offset)
+    system.write(file, SECTOR_BYTES as u64, &Page(*page1).0)?;
+    system.write(file, 0, &Page(*page0.encode(new.layout.frame_bytes)).0)?;
+    system.sync(file)
 }
 
 /// For a tile of a regular grid: the link that puts this segment into the array of whole frames.
 fn link(new: &NewSegment, path: &Path) -> Result<(), StorageError> {
     let Some((whole, ty, tx)) = &new.files.whole else { return Ok(()) };
     let directory = whole.join("c").join(new.number.to_string()).join(ty.to_string());
-    files::create_dirs(&directory)?;
+    let system = &*new.files.system;
+    files::create_dirs(system, &directory)?;
     let Some(root) = whole.parent() else { return Ok(()) };
     let target = Path::new("../../../..").join(path.strip_prefix(root).unwrap_or(path));
     let link = directory.join(tx.to_string());
-    match std::os::unix::fs::symlink(&target, &link) {
+    match system.link(&target, &link) {
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
         result => result.context("link", &link)?,
     }
-    files::sync_dir(&directory)
+    files::sync_dir(system, &directory)
 }
 
 /// Removes an unused segment, its link, and the directories that held nothing else.
 fn discard(files: &TileFiles, number: u64) {
+    let system = &*files.system;
     let path = segment_path(&files.array, number);
     // Best effort: what is left over reads as fill.
-    let _ = fs::remove_file(&path);
-    remove_dirs(&path);
+    let _ = system.remove(&path);
+    remove_dirs(system, &path);
     if let Some((whole, ty, tx)) = &files.whole {
         let directory = whole.join("c").join(number.to_string());
-        let _ = fs::remove_file(directory.join(ty.to_string()).join(tx.to_string()));
-        let _ = fs::remove_dir(directory.join(ty.to_string()));
-        let _ = fs::remove_dir(directory);
+        let _ = system.remove(&directory.join(ty.to_string()).join(tx.to_string()));
+        let _ = system.remove_dir(&directory.join(ty.to_string()));
+        let _ = system.remove_dir(&directory);
     }
 }
 
 /// Removes the two directories above a segment if they hold nothing.
-fn remove_dirs(path: &Path) {
+fn remove_dirs(system: &dyn FileSystem, path: &Path) {
     for directory in path.ancestors().skip(1).take(2) {
-        let _ = fs::remove_dir(directory); // Best effort, as in `discard`.
+        let _ = system.remove_dir(directory); // Best effort, as in `discard`.
     }
 }

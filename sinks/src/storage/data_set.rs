@@ -4,7 +4,7 @@
 //! The caller creates it when a series begins; the writer thread and its clerk add tiles and segments; the caller writes
 //! results and finishes it. Nothing here is on the block path.
 
-use std::fs::{self, File};
+use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -18,6 +18,7 @@ use rustix::fs::{FlockOperation, flock};
 use serde_json::{Value, json};
 
 use super::error::{Context as _, StorageError};
+use super::file_system::{Creation, FileSystem, RealFiles};
 use super::{files, table};
 
 const NAME_BYTES_MAX: usize = 128;
@@ -74,6 +75,7 @@ pub struct TileOutcome {
 /// An open data set; `flock` on its lock file tells others that somebody writes.
 #[derive(Debug)]
 pub struct DataSet {
+    system: Arc<dyn FileSystem>,
     root: PathBuf,
     manifest: Mutex<Manifest>,
     regions: Vec<Region>,
@@ -94,6 +96,8 @@ struct Grid {
 /// Where the files of one tile lie.
 #[derive(Debug, Clone)]
 pub(super) struct TileFiles {
+    /// Where they are made.
+    pub(super) system: Arc<dyn FileSystem>,
     /// Directory of the array: `zarr.json` and `c/`.
     pub(super) array: PathBuf,
     /// Directory of `progress.json`, `chunks.log` and `frame_table/`.
@@ -115,18 +119,23 @@ pub(super) struct TileFiles {
 impl DataSet {
     /// Creates `<parent>/<name>.ronchi` with its manifest; fails if it is there already.
     pub fn create(parent: &Path, new: &NewDataSet<'_>) -> Result<Self, StorageError> {
+        Self::create_on(Arc::new(RealFiles), parent, new)
+    }
+
+    /// As [`Self::create`], in this file system: everything that belongs to the data set is made there.
+    pub fn create_on(system: Arc<dyn FileSystem>, parent: &Path, new: &NewDataSet<'_>) -> Result<Self, StorageError> {
         let series = new.series;
         check_name(&series.name)?;
         let root = parent.join(format!("{}.ronchi", series.name));
-        match fs::create_dir(&root) {
+        match system.create_dir(&root) {
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
                 return Err(StorageError::Exists { path: root });
             }
             result => result.context("create", &root)?,
         }
-        files::sync_dir(parent)?;
+        files::sync_dir(&*system, parent)?;
         let lock_path = root.join(".lock");
-        let lock = File::create(&lock_path).context("create", &lock_path)?;
+        let lock = system.create(&lock_path, Creation::Empty).context("create", &lock_path)?;
         flock(&lock, FlockOperation::NonBlockingLockExclusive).context("lock", &lock_path)?;
         let announced = &series.announced;
         let manifest = Manifest {
@@ -145,20 +154,20 @@ impl DataSet {
             vendor_header: announced.vendor_header.clone(),
             user: new.user.clone(),
         };
-        files::replace_json(&root.join("zarr.json"), &manifest.to_json())?;
+        files::replace_json(&*system, &root.join("zarr.json"), &manifest.to_json())?;
         let grid = regular_grid(announced.detector, new.regions).filter(|_| new.regions.len() > 1).map(|tile| Grid {
             detector: announced.detector,
             tile,
             layout: series.layout,
         });
         if new.regions.len() > 1 {
-            files::create_dirs(&root.join("tiles"))?;
-            files::replace_json(&root.join("tiles/zarr.json"), &group_json(json!({})))?;
+            files::create_dirs(&*system, &root.join("tiles"))?;
+            files::replace_json(&*system, &root.join("tiles/zarr.json"), &group_json(json!({})))?;
         }
         let (regions, manifest) = (new.regions.to_vec(), Mutex::new(manifest));
         let watermarks = regions.iter().map(|_| Arc::default()).collect();
         let extents = Arc::new(Mutex::new(vec![0; regions.len()]));
-        Ok(Self { root, manifest, regions, watermarks, extents, grid, _lock: lock })
+        Ok(Self { system, root, manifest, regions, watermarks, extents, grid, _lock: lock })
     }
 
     /// Progress of every tile, in the order of the links; raised by the writer.
@@ -192,14 +201,20 @@ impl DataSet {
             (self.root.join("frames"), y / grid.tile.height, x / grid.tile.width)
         });
         let whole_metadata = grid.map(|grid| FramesArray { shape: grid.detector, ..metadata.clone() });
-        files::create_dirs(&array.join("c"))?;
+        files::create_dirs(&*self.system, &array.join("c"))?;
         let table = base.join("frame_table");
-        table::write_metadata(&table, metadata.frame_count, table::rows_per_file(announced.frame_count))?;
-        files::replace_json(&table.join("zarr.json"), &group_json(json!({})))?;
+        table::write_metadata(
+            &*self.system,
+            &table,
+            metadata.frame_count,
+            table::rows_per_file(announced.frame_count),
+        )?;
+        files::replace_json(&*self.system, &table.join("zarr.json"), &group_json(json!({})))?;
         let tile = series.link as usize;
         let watermarks = self.watermarks.get(tile).cloned().unwrap_or_default();
         let extents = Arc::clone(&self.extents);
-        let files = TileFiles { array, base, whole, metadata, whole_metadata, extents, tile, watermarks };
+        let system = Arc::clone(&self.system);
+        let files = TileFiles { system, array, base, whole, metadata, whole_metadata, extents, tile, watermarks };
         files.write_metadata(files.metadata.frame_count)?;
         Ok(files)
     }
@@ -207,9 +222,9 @@ impl DataSet {
     /// Keeps finished results under `results/<name>/`, replacing earlier ones of the same name.
     pub fn write_results(&self, results: impl IntoIterator<Item = ResultArray>) -> Result<(), StorageError> {
         let root = self.root.join("results");
-        files::create_dirs(&root)?;
-        files::replace_json(&root.join("zarr.json"), &group_json(json!({})))?;
-        results.into_iter().try_for_each(|result| write_result(&root, result))
+        files::create_dirs(&*self.system, &root)?;
+        files::replace_json(&*self.system, &root.join("zarr.json"), &group_json(json!({})))?;
+        results.into_iter().try_for_each(|result| write_result(&*self.system, &root, result))
     }
 
     /// Writes the final manifest: state, length, what is missing, and whether that adds up.
@@ -226,7 +241,7 @@ impl DataSet {
         };
         manifest.gaps = tiles.iter().map(gaps).collect();
         manifest.unsound = tiles.iter().any(|tile| !tile.law.holds);
-        files::replace_json(&self.root.join("zarr.json"), &manifest.to_json())
+        files::replace_json(&*self.system, &self.root.join("zarr.json"), &manifest.to_json())
     }
 }
 
@@ -234,22 +249,22 @@ impl TileFiles {
     /// Writes the metadata of the arrays for this many frames of the tile.
     pub(super) fn write_metadata(&self, frame_count: u64) -> Result<(), StorageError> {
         let array = FramesArray { frame_count, ..self.metadata.clone() };
-        files::replace_json(&self.array.join("zarr.json"), &array.to_json())?;
+        files::replace_json(&*self.system, &self.array.join("zarr.json"), &array.to_json())?;
         if let (Some((directory, ..)), Some(metadata)) = (&self.whole, &self.whole_metadata) {
-            files::create_dirs(&directory.join("c"))?;
+            files::create_dirs(&*self.system, &directory.join("c"))?;
             let mut extents = self.extents.lock().unwrap_or_else(PoisonError::into_inner);
             if let Some(extent) = extents.get_mut(self.tile) {
                 *extent = frame_count;
             }
             let frame_count = extents.iter().copied().max().unwrap_or(frame_count);
             let array = FramesArray { frame_count, ..metadata.clone() };
-            files::replace_json(&directory.join("zarr.json"), &array.to_json())?;
+            files::replace_json(&*self.system, &directory.join("zarr.json"), &array.to_json())?;
         }
         Ok(())
     }
 }
 
-fn write_result(root: &Path, result: ResultArray) -> Result<(), StorageError> {
+fn write_result(system: &dyn FileSystem, root: &Path, result: ResultArray) -> Result<(), StorageError> {
     check_name(&result.name)?;
     let element_bytes = match result.data_type.as_str() {
         "bool" | "int8" | "uint8" => 1,
@@ -265,8 +280,8 @@ fn write_result(root: &Path, result: ResultArray) -> Result<(), StorageError> {
     }
     let dir = root.join(&result.name);
     let chunk = dir.join(PlainArray::chunk_path(&vec![0; result.shape.len()]));
-    files::create_dirs(chunk.parent().unwrap_or(&dir))?;
-    files::replace(&chunk, &result.bytes, true)?;
+    files::create_dirs(system, chunk.parent().unwrap_or(&dir))?;
+    files::replace(system, &chunk, &result.bytes, true)?;
     let array = PlainArray {
         chunk_shape: result.shape.iter().map(|&extent| extent.max(1)).collect(),
         shape: result.shape,
@@ -275,7 +290,7 @@ fn write_result(root: &Path, result: ResultArray) -> Result<(), StorageError> {
         dimension_names: result.dimension_names,
         attributes: result.attributes,
     };
-    files::replace_json(&dir.join("zarr.json"), &array.to_json())
+    files::replace_json(system, &dir.join("zarr.json"), &array.to_json())
 }
 
 /// Names are `[A-Za-z0-9][A-Za-z0-9._-]{0,127}`: they become directories and appear in URLs.

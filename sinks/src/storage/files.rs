@@ -1,56 +1,62 @@
 //! Small files: always whole, by temporary name, sync and rename.
 
 use std::fs::{self, File};
-use std::io::{Read as _, Write as _};
+use std::io::Read as _;
 use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 
 use super::error::{Context as _, StorageError};
+use super::file_system::{Creation, FileSystem};
 
 /// Largest metadata file that is read, in bytes.
 pub(super) const METADATA_BYTES_MAX: u64 = 64 << 20;
 
 /// Replaces `path` by a file with these bytes: a reader sees the old or the new one, never a part.
-pub(super) fn replace(path: &Path, bytes: &[u8], is_durable: bool) -> Result<(), StorageError> {
+pub(super) fn replace(
+    system: &dyn FileSystem,
+    path: &Path,
+    bytes: &[u8],
+    is_durable: bool,
+) -> Result<(), StorageError> {
     let mut part = path.as_os_str().to_owned();
     part.push(".part");
     let part = PathBuf::from(part);
-    let mut file = File::create(&part).context("create", &part)?;
-    file.write_all(bytes).context("write", &part)?;
+    let file = system.create(&part, Creation::Empty).context("create", &part)?;
+    system.write(&file, 0, bytes).context("write", &part)?;
     if is_durable {
-        file.sync_data().context("sync", &part)?;
+        system.sync(&file).context("sync", &part)?;
     }
-    fs::rename(&part, path).context("rename", &part)?;
+    system.rename(&part, path).context("rename", &part)?;
     match path.parent() {
-        Some(parent) if is_durable => sync_dir(parent),
+        Some(parent) if is_durable => sync_dir(system, parent),
         _ => Ok(()),
     }
 }
 
 /// Replaces `path` durably by this document.
-pub(super) fn replace_json(path: &Path, json: &Value) -> Result<(), StorageError> {
-    replace(path, format!("{json:#}\n").as_bytes(), true)
+pub(super) fn replace_json(system: &dyn FileSystem, path: &Path, json: &Value) -> Result<(), StorageError> {
+    replace(system, path, format!("{json:#}\n").as_bytes(), true)
 }
 
 /// Makes the names in a directory durable.
-pub(super) fn sync_dir(path: &Path) -> Result<(), StorageError> {
-    File::open(path).and_then(|directory| directory.sync_all()).context("sync directory", path)
+pub(super) fn sync_dir(system: &dyn FileSystem, path: &Path) -> Result<(), StorageError> {
+    system.sync_dir(path).context("sync directory", path)
 }
 
 /// Creates a directory and those above it, each with its name durable in its parent.
-pub(super) fn create_dirs(path: &Path) -> Result<(), StorageError> {
+pub(super) fn create_dirs(system: &dyn FileSystem, path: &Path) -> Result<(), StorageError> {
     if path.is_dir() {
         return Ok(());
     }
     if let Some(parent) = path.parent() {
-        create_dirs(parent)?;
+        create_dirs(system, parent)?;
     }
-    match fs::create_dir(path) {
+    match system.create_dir(path) {
         Err(error) if error.kind() != std::io::ErrorKind::AlreadyExists => return Err(error).context("create", path),
         _ => {}
     }
-    path.parent().map_or(Ok(()), sync_dir)
+    path.parent().map_or(Ok(()), |parent| sync_dir(system, parent))
 }
 
 /// Reads a metadata file, refusing one of unlikely size, or one that is no file.

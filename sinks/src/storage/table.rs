@@ -8,6 +8,7 @@
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use ronchi_pipeline::format::{FormatError, PlainArray};
 use ronchi_pipeline::{FrameFlag, FrameRecord};
@@ -15,6 +16,7 @@ use serde_json::json;
 
 use super::disk::{Action, Bytes, Disk, DiskFile, Op, Tag};
 use super::error::{Context as _, StorageError};
+use super::file_system::FileSystem;
 use super::files;
 
 /// Most frames in a chunk file.
@@ -48,6 +50,7 @@ impl Run {
 
 /// The table of one tile.
 pub(super) struct FrameTable {
+    system: Arc<dyn FileSystem>,
     dir: PathBuf,
     rows_per_file: u64,
     runs: Vec<Run>,
@@ -61,7 +64,12 @@ pub(super) fn rows_per_file(announced: Option<u64>) -> u64 {
 }
 
 /// Creates or replaces the metadata of the arrays, for `frame_count` frames.
-pub(super) fn write_metadata(dir: &Path, frame_count: u64, rows_per_file: u64) -> Result<(), StorageError> {
+pub(super) fn write_metadata(
+    system: &dyn FileSystem,
+    dir: &Path,
+    frame_count: u64,
+    rows_per_file: u64,
+) -> Result<(), StorageError> {
     for (name, data_type, _, fill) in ARRAYS {
         let attributes = match name {
             "flags" => json!({ "meaning": { "0": "ok", "1": "missing", "2": "corrupt", "3": "truncated" } }),
@@ -78,8 +86,8 @@ pub(super) fn write_metadata(dir: &Path, frame_count: u64, rows_per_file: u64) -
             attributes,
         };
         let dir = dir.join(name);
-        files::create_dirs(&dir.join("c"))?;
-        files::replace_json(&dir.join("zarr.json"), &array.to_json())?;
+        files::create_dirs(system, &dir.join("c"))?;
+        files::replace_json(system, &dir.join("zarr.json"), &array.to_json())?;
     }
     Ok(())
 }
@@ -99,8 +107,8 @@ pub(super) fn read_rows_per_file(dir: &Path) -> Result<u64, StorageError> {
 
 impl FrameTable {
     /// The table below `dir`, whose metadata is there.
-    pub(super) fn new(dir: PathBuf, rows_per_file: u64) -> Self {
-        Self { dir, rows_per_file, runs: Vec::new(), files: BTreeMap::new(), unsynced: Vec::new() }
+    pub(super) fn new(system: Arc<dyn FileSystem>, dir: PathBuf, rows_per_file: u64) -> Self {
+        Self { system, dir, rows_per_file, runs: Vec::new(), files: BTreeMap::new(), unsynced: Vec::new() }
     }
 
     /// Adds rows of consecutive frames.
@@ -175,6 +183,7 @@ impl FrameTable {
             let mut create = |i: usize| {
                 let (name, _, row_bytes, fill) = ARRAYS[i];
                 create_file(
+                    &*self.system,
                     &self.dir.join(name).join("c").join(number.to_string()),
                     self.rows_per_file * row_bytes,
                     fill,
@@ -189,7 +198,7 @@ impl FrameTable {
         }
         let files = self.files[&number].clone();
         for file in &files {
-            if !self.unsynced.iter().any(|known| std::sync::Arc::ptr_eq(&known.file, &file.file)) {
+            if !self.unsynced.iter().any(|known| Arc::ptr_eq(&known.file, &file.file)) {
                 self.unsynced.push(file.clone());
             }
         }
@@ -203,9 +212,9 @@ impl FrameTable {
 }
 
 /// Creates a chunk file with its fill values, or opens it if it is there (I1).
-fn create_file(path: &Path, bytes: u64, fill: u8) -> Result<File, StorageError> {
+fn create_file(system: &dyn FileSystem, path: &Path, bytes: u64, fill: u8) -> Result<File, StorageError> {
     if !path.exists() {
-        files::replace(path, &vec![fill; bytes as usize], true)?;
+        files::replace(system, path, &vec![fill; bytes as usize], true)?;
     }
-    File::options().write(true).open(path).context("open", path)
+    system.open(path).context("open", path)
 }

@@ -102,7 +102,7 @@ impl Tile {
         log: DiskFile,
     ) -> Self {
         let rows = super::table::rows_per_file(series.announced.frame_count);
-        let table = FrameTable::new(files.base.join("frame_table"), rows);
+        let table = FrameTable::new(Arc::clone(&files.system), files.base.join("frame_table"), rows);
         let mut tile = Self {
             key,
             plan,

@@ -18,7 +18,6 @@
 //! finished, and [`Writer::join`] tells.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
-use std::fs::File;
 use std::io;
 use std::sync::Arc;
 use std::thread::JoinHandle;
@@ -32,6 +31,7 @@ use super::clerk::{Answer, Clerk};
 use super::data_set::{DataSet, TileOutcome};
 use super::disk::{Action, Bytes, Disk, Done, Op, Purpose};
 use super::error::{Context as _, StorageError};
+use super::file_system::Creation;
 use super::plan::{WriterPlan, WriterReport};
 use super::tile::{Goal, Tile, TilePlan};
 
@@ -244,8 +244,8 @@ impl Session {
         let data_set = (self.open)(series)?;
         let files = data_set.create_tile(series)?;
         let path = files.base.join("chunks.log");
-        let log = File::options().write(true).create_new(true).open(&path).context("create", &path)?;
-        super::files::sync_dir(&files.base)?;
+        let log = files.system.create(&path, Creation::New).context("create", &path)?;
+        super::files::sync_dir(&*files.system, &files.base)?;
         let log = self.disk.attach_plain(log);
         let counters = self.plan.counters.get(series.link as usize).cloned().unwrap_or_default();
         Ok(Tile::new(key, self.tile_plan, Arc::clone(series), files, counters, log))

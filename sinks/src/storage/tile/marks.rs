@@ -64,7 +64,7 @@ impl Tile {
         self.advance_marks();
         self.raise_watermarks();
         let bytes = self.progress(DataSetState::Running);
-        self.jobs.push(Job::Replace(self.files.base.join("progress.json"), bytes));
+        self.jobs.push(Job::Replace(Arc::clone(&self.files), self.files.base.join("progress.json"), bytes));
     }
 
     fn raise_watermarks(&self) {
@@ -107,7 +107,7 @@ impl Tile {
         (self.visible, self.durable, self.missing) = (frame_count, frame_count, gaps.frame_count());
         self.raise_watermarks();
         let bytes = self.progress(self.state());
-        self.jobs.push(Job::Finish(self.key, self.files.base.join("progress.json"), bytes));
+        self.jobs.push(Job::Finish(self.key, Arc::clone(&self.files), self.files.base.join("progress.json"), bytes));
     }
 
     fn state(&self) -> DataSetState {
