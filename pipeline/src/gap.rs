@@ -35,8 +35,12 @@ pub enum GapReason {
     DroppedBackpressure,
     /// The disk refused it.
     WriteFailed,
-    /// It was received, but the process died before it was durable.
+    /// The receiver died before it was durable; it may not have arrived at all.
     LostInCrash,
+    /// It was durable, and its bytes have changed since.
+    Damaged,
+    /// The receiver knew, and died before it could say.
+    Unknown,
 }
 
 /// Ranges of frames that are not there, each with its reason; ranges never overlap or touch with the same reason.

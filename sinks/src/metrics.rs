@@ -26,13 +26,15 @@ use crate::live::{AcquisitionStatus, Board, State, disk_free_bytes};
 /// Content type of [`Metrics::text`].
 pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
-const REASONS: [(GapReason, &str); 6] = [
+const REASONS: [(GapReason, &str); 8] = [
     (GapReason::NeverArrived, "never_arrived"),
     (GapReason::IncompleteTiles, "incomplete_tiles"),
     (GapReason::Rejected, "rejected"),
     (GapReason::DroppedBackpressure, "dropped_backpressure"),
     (GapReason::WriteFailed, "write_failed"),
     (GapReason::LostInCrash, "lost_in_crash"),
+    (GapReason::Damaged, "damaged"),
+    (GapReason::Unknown, "unknown"),
 ];
 
 const STATES: [State; 5] = [State::Waiting, State::Running, State::Complete, State::Interrupted, State::Failed];

@@ -11,6 +11,7 @@ mod progress;
 pub mod receiver;
 pub mod record;
 mod reducers;
+pub mod repair;
 pub mod serve;
 pub mod simulate;
 mod stop;

@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser, Subcommand};
-use ronchi::{demo, ls, record, serve, simulate, verify, watch};
+use ronchi::{demo, ls, record, repair, serve, simulate, verify, watch};
 
 /// Catch, record and reduce 4D-STEM frames as they arrive.
 #[derive(Debug, Parser)]
@@ -27,6 +27,8 @@ enum Command {
     Ls(ls::LsArgs),
     /// Check a data set: everything the format promises, nothing is changed
     Verify(verify::VerifyArgs),
+    /// Finish a data set that a crash or damage left behind: what can be proved stays, the rest becomes gaps
+    Repair(repair::RepairArgs),
     /// Pretend to be a detector
     Simulate(simulate::SimulateArgs),
     /// Check a configuration file without starting anything
@@ -47,6 +49,7 @@ fn main() -> ExitCode {
         Command::Watch(args) => args.run().map(|()| ExitCode::SUCCESS),
         Command::Ls(args) => args.run(),
         Command::Verify(args) => args.run(),
+        Command::Repair(args) => args.run(),
         Command::Simulate(args) => args.run().map(|()| ExitCode::SUCCESS),
         Command::CheckConfig(args) => args.run(),
         Command::Completions { shell } => {

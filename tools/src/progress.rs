@@ -1,4 +1,4 @@
-//! The progress bar of a recording, on a terminal.
+//! Progress bars, on a terminal.
 
 use std::io::IsTerminal;
 use std::sync::Arc;
@@ -15,6 +15,16 @@ pub(crate) struct Progress {
     bar: ProgressBar,
     done: Arc<AtomicBool>,
     thread: Option<JoinHandle<()>>,
+}
+
+/// A bar of bytes read, with this word before it, on a terminal; nothing elsewhere or beside `--json`.
+pub(crate) fn bytes_bar(word: &'static str, is_json: bool) -> ProgressBar {
+    let is_visible = !is_json && std::io::stderr().is_terminal();
+    let target = if is_visible { ProgressDrawTarget::stderr_with_hz(5) } else { ProgressDrawTarget::hidden() };
+    // The template is a constant; a wrong one shows the default bar.
+    let style = ProgressStyle::with_template("{prefix} [{bar:30}] {bytes}/{total_bytes}, {bytes_per_sec}, {eta} left");
+    let style = style.unwrap_or_else(|_| ProgressStyle::default_bar());
+    ProgressBar::with_draw_target(None, target).with_style(style).with_prefix(word)
 }
 
 /// Shows progress on a terminal; does nothing elsewhere or when not wanted.

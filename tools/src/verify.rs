@@ -1,18 +1,17 @@
 //! `ronchi verify`: checks everything the format promises of a data set, and changes nothing.
 
 use std::fmt::{self, Display};
-use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Instant;
 
 use anyhow::{Result, anyhow};
 use clap::Args;
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use ronchi_pipeline::GapReason;
 use ronchi_sinks::storage::{Condition, Depth, Verification, verify};
 
 use crate::ls::{human_bytes, printable};
+use crate::progress::bytes_bar;
 
 /// Options of `ronchi verify`.
 #[derive(Debug, Args)]
@@ -33,13 +32,7 @@ impl VerifyArgs {
     /// Checks; exit code 0 if nothing is wrong, 1 if something is. Errors: it is no data set.
     pub fn run(self) -> Result<ExitCode> {
         let depth = if self.quick { Depth::Quick } else { Depth::Full };
-        let is_visible = !self.json && std::io::stderr().is_terminal();
-        let target = if is_visible { ProgressDrawTarget::stderr_with_hz(5) } else { ProgressDrawTarget::hidden() };
-        let bar = ProgressBar::with_draw_target(None, target);
-        // The template is a constant; a wrong one shows the default bar.
-        let style =
-            ProgressStyle::with_template("verify [{bar:30}] {bytes}/{total_bytes}, {bytes_per_sec}, {eta} left");
-        bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
+        let bar = bytes_bar("verify", self.json);
         let started = Instant::now();
         let mut watch = |done, total| {
             bar.set_length(total);
@@ -139,5 +132,7 @@ fn word(reason: GapReason) -> &'static str {
         GapReason::DroppedBackpressure => "dropped: there was no room for them",
         GapReason::WriteFailed => "refused by the disk",
         GapReason::LostInCrash => "lost in a crash",
+        GapReason::Damaged => "damaged later",
+        GapReason::Unknown => "missing, and their receiver died before it could say why",
     }
 }

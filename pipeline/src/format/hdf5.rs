@@ -10,9 +10,9 @@
 //! ```
 //! Section numbers below are those of the HDF5 File Format Specification, version 3.0.
 
-use super::u32_at;
+use super::{FormatError, u32_at, u64_at};
 use crate::layout::{DATA_OFFSET, SECTOR_BYTES};
-use crate::{ByteOrder, PixelKind, PixelType, SigShape};
+use crate::{AXIS_MAX, ByteOrder, PixelKind, PixelType, SigShape};
 
 const UNDEFINED: u64 = u64::MAX;
 const BASE: u64 = SECTOR_BYTES as u64;
@@ -24,6 +24,35 @@ const DATASET_MESSAGES_BYTES: u16 = 256;
 /// The 4096 bytes at file offset 4096, for `frames` frames of `shape`.
 pub fn page1(frames: u64, shape: SigShape, pixel: PixelType) -> Box<[u8; SECTOR_BYTES]> {
     page1_at(frames, shape, pixel, 0)
+}
+
+/// Frames, shape and pixel type of a segment by its page 1, which must be as [`page1`] makes it, byte for byte.
+pub fn read_page1(page: &[u8]) -> Result<(u64, SigShape, PixelType), FormatError> {
+    if page.len() < SECTOR_BYTES {
+        return Err(FormatError::Short { what: "page 1", got_bytes: page.len(), want_bytes: SECTOR_BYTES });
+    }
+    // Behind the header's first 8 bytes: a dataspace of 4 + 52 bytes, whose sizes begin at its byte 4, then the datatype.
+    let dataspace = DATASET_OFFSET + 8 + 4;
+    let datatype = dataspace + 52 + 4;
+    let axis = |at: usize| u32::try_from(u64_at(page, at)).ok().filter(|pixels| (1..=AXIS_MAX).contains(pixels));
+    let frames = u64_at(page, dataspace + 4);
+    let kind = match (page[datatype], page[datatype + 4]) {
+        (0x10, 1) => Some(PixelKind::U8),
+        (0x10, 2) => Some(PixelKind::U16),
+        (0x10, 4) => Some(PixelKind::U32),
+        (0x11, 4) => Some(PixelKind::F32),
+        _ => None,
+    };
+    let order = if page[datatype + 1] & 1 == 1 { ByteOrder::Big } else { ByteOrder::Little };
+    let (Some(kind), Some(height), Some(width)) = (kind, axis(dataspace + 12), axis(dataspace + 20)) else {
+        return Err(FormatError::Magic { what: "page 1" });
+    };
+    let (shape, pixel) = (SigShape { height, width }, PixelType::new(kind, order));
+    let is_small = frames.checked_mul(shape.pixel_count() * pixel.bytes() as u64).is_some_and(|bytes| bytes < 1 << 62);
+    if !is_small || page[..SECTOR_BYTES] != page1(frames, shape, pixel)[..] {
+        return Err(FormatError::Magic { what: "page 1" });
+    }
+    Ok((frames, shape, pixel))
 }
 
 /// As [`page1`], with the four time stamps of the root group: fixed at zero, so that segments are reproducible.
@@ -228,6 +257,12 @@ mod tests {
             let page = page1(frames, shape, PixelType::new(kind, order));
             assert_eq!((hex(&page[44..48]).as_str(), hex(&page[459..463]).as_str()), (superblock, dataset), "{kind:?}");
             assert_eq!(page[54..70], [0; 16]); // reproducible: no times
+            assert_eq!(read_page1(&page[..]), Ok((frames, shape, PixelType::new(kind, order))));
+            for at in 0..463 {
+                let mut bad = page.clone();
+                bad[at] ^= 0x40;
+                assert!(read_page1(&bad[..]).is_err(), "byte {at}");
+            }
         }
     }
 }

@@ -58,12 +58,30 @@ pub struct Manifest {
     pub unsound: bool,
     /// Program and version that wrote this.
     pub software: String,
+    /// What was done to it after its receiver had died, or it was damaged.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub repairs: Vec<RepairNote>,
     /// The vendor's header, as received.
     #[serde(default)]
     pub vendor_header: String,
     /// The user's own notes.
     #[serde(default)]
     pub user: Value,
+}
+
+/// One repair.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RepairNote {
+    /// Wall time, RFC 3339, UTC.
+    pub time: String,
+    /// Program and version.
+    pub software: String,
+    /// Writing session of the records in `chunks.log`, from 2; the receiver's is 1.
+    pub epoch: u32,
+    /// Frames, of all tiles, that could be proved.
+    pub present: u64,
+    /// Frames, of all tiles, that had been there and were found damaged or unproved.
+    pub lost: u64,
 }
 
 /// Scan geometry, as [`Scan`].
@@ -189,8 +207,8 @@ impl Law {
         let by_reason = gaps.by_reason();
         let reason = |reason| by_reason.get(&reason).copied().unwrap_or(0);
         // A frame that the receiver lost was never received whole; what came after it lost the frame here.
-        let kept =
-            durable.saturating_add(reason(GapReason::WriteFailed)).saturating_add(reason(GapReason::LostInCrash));
+        let lost = [GapReason::WriteFailed, GapReason::LostInCrash, GapReason::Damaged].map(reason);
+        let kept = lost.into_iter().fold(durable, u64::saturating_add);
         let accounted = by_reason.values().fold(durable, |sum, &count| sum.saturating_add(count));
         let end = gaps.iter().map(|gap| gap.first.saturating_add(gap.count)).max().unwrap_or(0);
         let received_or_kept = received.unwrap_or(kept);
@@ -311,6 +329,7 @@ mod tests {
             }],
             unsound: false,
             software: "ronchi 0.1.0".into(),
+            repairs: Vec::new(),
             vendor_header: "HDR,".into(),
             user: Value::Null,
         }

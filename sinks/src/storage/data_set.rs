@@ -151,6 +151,7 @@ impl DataSet {
             gaps: Vec::new(),
             unsound: false,
             software: new.software.clone(),
+            repairs: Vec::new(),
             vendor_header: announced.vendor_header.clone(),
             user: new.user.clone(),
         };
@@ -232,17 +233,19 @@ impl DataSet {
         let mut manifest = self.manifest.lock().unwrap_or_else(PoisonError::into_inner);
         manifest.state = state;
         manifest.frame_count = tiles.iter().map(|tile| tile.frame_count).max().or(manifest.frame_count);
-        let gaps = |tile: &TileOutcome| {
-            let ranges: Vec<_> = tile.gaps.iter().take(GAPS_LISTED_MAX + 1).collect();
-            let is_cut = ranges.len() > GAPS_LISTED_MAX;
-            let ranges = ranges.into_iter().take(GAPS_LISTED_MAX).collect();
-            let law = Some(tile.law.clone());
-            TileGaps { tile: tile.tile, frame_count: tile.gaps.frame_count(), ranges, is_cut, law }
-        };
+        let gaps = |tile: &TileOutcome| TileGaps { law: Some(tile.law.clone()), ..listed_gaps(tile.tile, &tile.gaps) };
         manifest.gaps = tiles.iter().map(gaps).collect();
         manifest.unsound = tiles.iter().any(|tile| !tile.law.holds);
         files::replace_json(&*self.system, &self.root.join("zarr.json"), &manifest.to_json())
     }
+}
+
+/// Gaps of a tile as the manifest lists them; the law is added by who knows its terms.
+pub(super) fn listed_gaps(tile: u32, gaps: &Gaps) -> TileGaps {
+    let mut ranges: Vec<_> = gaps.iter().take(GAPS_LISTED_MAX + 1).collect();
+    let is_cut = ranges.len() > GAPS_LISTED_MAX;
+    ranges.truncate(GAPS_LISTED_MAX);
+    TileGaps { tile, frame_count: gaps.frame_count(), ranges, is_cut, law: None }
 }
 
 impl TileFiles {

@@ -82,6 +82,18 @@ pub enum StorageError {
         /// By shape and type.
         want_bytes: u64,
     },
+    /// There is neither a manifest nor a segment.
+    #[error("{path} is not a data set: it has neither a manifest nor frames")]
+    NoDataSet {
+        /// The directory.
+        path: PathBuf,
+    },
+    /// Another process holds the lock.
+    #[error("{path} is being written by another process")]
+    InUse {
+        /// The data set.
+        path: PathBuf,
+    },
     /// The data set has no such tile.
     #[error("tile {tile} is not in {path}")]
     NoTile {

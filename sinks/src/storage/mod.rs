@@ -13,6 +13,7 @@
 //! # Limits
 //! Writes in flight, open segments (two per link, and those being sealed), shared sectors (16 MiB per segment).
 
+mod chunk_log;
 mod clerk;
 mod data_set;
 mod disk;
@@ -22,6 +23,7 @@ mod files;
 mod plan;
 mod pwrite;
 mod reader;
+mod repair;
 mod segment;
 mod space;
 mod table;
@@ -36,6 +38,7 @@ pub use error::StorageError;
 pub use file_system::{Creation, FileSystem, RealFiles};
 pub use plan::{DiskChoice, WriterPlan, WriterReport};
 pub use reader::{Condition, Reader, ReaderTile, look_at};
+pub use repair::{Change, Repair, RepairPlan, repair};
 pub use space::{Space, Wanted, tile_bytes};
 pub use verify::{Depth, FLAWS_LISTED_MAX, Flaw, Verification, verify};
 pub use writer::{OnTileEnd, OpenDataSet, TileEnd, Writer};

@@ -190,19 +190,29 @@ impl Reader {
 impl ReaderTile {
     /// Opens one tile of a data set; `None` when it has not begun.
     pub(super) fn open(root: &Path, manifest: &Manifest, tile: &TileInfo) -> Result<Option<Self>, StorageError> {
-        let is_alone = manifest.detector.tiles.len() <= 1;
-        let base_dir = if is_alone { root.to_owned() } else { root.join("tiles").join(tile.id.to_string()) };
-        let array_dir = if is_alone { root.join("frames") } else { base_dir.clone() };
+        let (array_dir, base_dir) = tile_dirs(root, manifest, tile.id);
         let path = array_dir.join("zarr.json");
         if !path.exists() {
             return Ok(None);
         }
         let array = FramesArray::from_json(&files::read_text(&path)?)
             .map_err(|source| StorageError::Format { path: path.clone(), source })?;
+        let rows_per_file = table::read_rows_per_file(&base_dir.join("frame_table"))?;
+        Ok(Some(Self::new(root, manifest, tile, array, rows_per_file)))
+    }
+
+    /// A tile whose metadata is known.
+    pub(super) fn new(
+        root: &Path,
+        manifest: &Manifest,
+        tile: &TileInfo,
+        array: FramesArray,
+        rows_per_file: u64,
+    ) -> Self {
+        let (array_dir, base_dir) = tile_dirs(root, manifest, tile.id);
         let ([y, x], [height, width]) = (tile.origin, tile.shape);
         let region = Region { y, x, height, width };
-        let rows_per_file = table::read_rows_per_file(&base_dir.join("frame_table"))?;
-        Ok(Some(Self { id: tile.id, region, array, array_dir, base_dir, rows_per_file }))
+        Self { id: tile.id, region, array, array_dir, base_dir, rows_per_file }
     }
 
     /// Directory of `zarr.json` and `c/`.
@@ -272,6 +282,15 @@ impl ReaderTile {
         numbers.retain(|&number| self.segment_path(number).exists());
         Ok(numbers)
     }
+}
+
+/// Directories of a tile's array, and of what describes it.
+pub(super) fn tile_dirs(root: &Path, manifest: &Manifest, tile: u32) -> (PathBuf, PathBuf) {
+    if manifest.detector.tiles.len() <= 1 {
+        return (root.join("frames"), root.to_owned());
+    }
+    let dir = root.join("tiles").join(tile.to_string());
+    (dir.clone(), dir)
 }
 
 fn read_manifest(root: &Path) -> Result<Manifest, StorageError> {

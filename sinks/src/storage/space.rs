@@ -24,8 +24,6 @@ const SEGMENT_DIRS: u64 = 4;
 const DOCUMENTS_BYTES: u64 = 128 << 10;
 /// Records of `chunks.log` that a chunk gets, on average: it is named whenever it has grown.
 const RECORDS_PER_CHUNK: u64 = 4;
-/// Bytes of a row in each of the three arrays of the frame table.
-const ROW_BYTES: [u64; 3] = [8, 8, 1];
 const SECTOR: u64 = SECTOR_BYTES as u64;
 
 /// Free space of a file system, and how much of it is left alone.
@@ -124,7 +122,7 @@ fn margin_bytes(frame_count: Option<u64>) -> u64 {
 /// The chunk files of the frame table that hold the same rows.
 fn table_bytes(frame_count: Option<u64>) -> u64 {
     let rows = table::rows_per_file(frame_count);
-    ROW_BYTES.iter().map(|row_bytes| (rows * row_bytes).next_multiple_of(SECTOR)).sum()
+    table::ARRAYS.iter().map(|(_, _, row_bytes, _)| (rows * row_bytes).next_multiple_of(SECTOR)).sum()
 }
 
 /// The largest count up to `most` that fits, by halving; 0 always does. When larger counts may fit although smaller ones

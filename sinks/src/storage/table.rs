@@ -12,7 +12,7 @@ use std::sync::Arc;
 
 use ronchi_pipeline::format::{FormatError, PlainArray};
 use ronchi_pipeline::{FrameFlag, FrameRecord};
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::disk::{Action, Bytes, Disk, DiskFile, Op, Tag};
 use super::error::{Context as _, StorageError};
@@ -20,12 +20,12 @@ use super::file_system::FileSystem;
 use super::files;
 
 /// Most frames in a chunk file.
-const ROWS_MAX: u64 = 65_536;
+pub(super) const ROWS_MAX: u64 = 65_536;
 /// Chunk files kept open.
 const OPEN_MAX: usize = 4;
 
 /// Arrays of the table.
-const COLUMNS: usize = 4;
+pub(super) const COLUMNS: usize = 4;
 /// Name, Zarr type, bytes per row and fill byte of each array.
 pub(super) const ARRAYS: [(&str, &str, u64, u8); COLUMNS] = [
     ("counter", "uint64", 8, 0),
@@ -63,14 +63,9 @@ pub(super) fn rows_per_file(announced: Option<u64>) -> u64 {
     announced.map_or(ROWS_MAX, |count| count.clamp(1, ROWS_MAX))
 }
 
-/// Creates or replaces the metadata of the arrays, for `frame_count` frames.
-pub(super) fn write_metadata(
-    system: &dyn FileSystem,
-    dir: &Path,
-    frame_count: u64,
-    rows_per_file: u64,
-) -> Result<(), StorageError> {
-    for (name, data_type, _, fill) in ARRAYS {
+/// Name and metadata of every array, for `frame_count` frames.
+pub(super) fn metadata(frame_count: u64, rows_per_file: u64) -> impl Iterator<Item = (&'static str, Value)> {
+    ARRAYS.into_iter().map(move |(name, data_type, _, fill)| {
         let attributes = match name {
             "flags" => json!({ "meaning": { "0": "ok", "1": "missing", "2": "corrupt", "3": "truncated" } }),
             "time_ns" => json!({ "unit": "ns", "epoch": "1970-01-01T00:00:00Z" }),
@@ -85,9 +80,21 @@ pub(super) fn write_metadata(
             dimension_names: vec!["frame".to_owned()],
             attributes,
         };
+        (name, array.to_json())
+    })
+}
+
+/// Creates or replaces the metadata of the arrays, for `frame_count` frames.
+pub(super) fn write_metadata(
+    system: &dyn FileSystem,
+    dir: &Path,
+    frame_count: u64,
+    rows_per_file: u64,
+) -> Result<(), StorageError> {
+    for (name, json) in metadata(frame_count, rows_per_file) {
         let dir = dir.join(name);
         files::create_dirs(system, &dir.join("c"))?;
-        files::replace_json(system, &dir.join("zarr.json"), &array.to_json())?;
+        files::replace_json(system, &dir.join("zarr.json"), &json)?;
     }
     Ok(())
 }
@@ -96,7 +103,7 @@ pub(super) fn write_metadata(
 pub(super) fn read_rows_per_file(dir: &Path) -> Result<u64, StorageError> {
     let path = dir.join("flags").join("zarr.json");
     let text = files::read_text(&path)?;
-    let json: Option<serde_json::Value> = serde_json::from_str(&text).ok();
+    let json: Option<Value> = serde_json::from_str(&text).ok();
     let rows = json.and_then(|json| json.pointer("/chunk_grid/configuration/chunk_shape/0")?.as_u64());
     rows.filter(|rows| (1..=ROWS_MAX).contains(rows)).ok_or_else(|| {
         let allowed = "1 to 65536 frames per chunk file";

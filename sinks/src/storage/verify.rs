@@ -19,7 +19,7 @@
 //! that only the pure functions that encode a page. What carries no promise is left alone: chunks without a checksum in
 //! unsealed segments, and frames whose write was refused.
 
-mod folder;
+pub(super) mod folder;
 mod records;
 mod report;
 mod rows;
@@ -31,19 +31,20 @@ use std::path::Path;
 use ronchi_pipeline::format::{Manifest, Progress, TileGaps};
 use ronchi_pipeline::{Gap, GapReason};
 
+use super::chunk_log::ChunkLog;
 use super::error::StorageError;
 use super::reader::{Condition, ReaderTile, look_at};
 pub use report::{FLAWS_LISTED_MAX, Flaw, Verification};
 
 /// Largest chunk that is read: the largest block a receiver can be configured for.
-const CHUNK_BYTES_MAX: u64 = 256 << 20;
+pub(super) const CHUNK_BYTES_MAX: u64 = 256 << 20;
 
 /// Most frames of a chunk whose segments are read: writers choose 16,384 at most.
-const FRAMES_PER_CHUNK_MAX: u32 = 65_536;
+pub(super) const FRAMES_PER_CHUNK_MAX: u32 = 65_536;
 /// Largest frame number that is looked at: rows and bytes of later ones could not be numbered.
-const FRAME_MAX: u64 = u64::MAX / 16;
+pub(super) const FRAME_MAX: u64 = u64::MAX / 16;
 /// Most tiles of a detector, and lists of gaps, that are looked at.
-const TILES_MAX: usize = 4096;
+pub(super) const TILES_MAX: usize = 4096;
 
 /// How much is read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -101,7 +102,7 @@ struct Audit<'a> {
 struct Subject {
     tile: ReaderTile,
     gaps: GapList,
-    log: records::Log,
+    log: ChunkLog,
     segments: Vec<u64>,
     /// Rows of the frame table, and chunks that end there, must be right below this frame.
     promised: u64,

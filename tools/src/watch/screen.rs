@@ -121,6 +121,8 @@ fn reason(reason: GapReason) -> &'static str {
         GapReason::DroppedBackpressure => "dropped here for lack of room",
         GapReason::WriteFailed => "refused by the disk",
         GapReason::LostInCrash => "lost in a crash",
+        GapReason::Damaged => "damaged later",
+        GapReason::Unknown => "missing, nobody knows why",
     }
 }
 

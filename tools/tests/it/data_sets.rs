@@ -106,3 +106,28 @@ fn ls_shows_what_there_is() {
     assert_eq!(ronchi(&["ls"], &directory.path().join("nowhere")).0, 2);
     assert_eq!(ronchi(&["ls"], &died).1.lines().count(), 2, "one data set by itself");
 }
+
+/// A data set whose receiver died is repaired once; text and exit code tell, JSON has the counts.
+#[test]
+fn repair_finishes_what_a_crash_left() {
+    let directory = tempfile::tempdir().expect("folder");
+    let path = data_set(directory.path(), "left", &["lose=0.1"]);
+    let manifest = path.join("zarr.json");
+    let text = fs::read_to_string(&manifest).expect("manifest");
+    fs::write(&manifest, text.replace("\"complete\"", "\"running\"")).expect("manifest");
+    fs::write(path.join("progress.json"), "").expect("progress");
+    let (code, text, _) = ronchi(&["repair", "--dry-run"], &path);
+    assert_eq!((code, text.contains(" changes would be made\n  its receiver had died\n")), (0, true), "{text}");
+    assert!(text.contains("  would be changed: zarr.json: written anew\n"), "{text}");
+    let (code, text, errors) = ronchi(&["repair", "--json"], &path);
+    let json: Value = serde_json::from_str(&text).expect("JSON");
+    assert_eq!(
+        (code, &json["before"], &json["lost"], &json["flaws"]),
+        (0, &"died".into(), &0.into(), &Value::Array(vec![])),
+        "{errors}"
+    );
+    assert_eq!(ronchi(&["verify"], &path).0, 0);
+    let (code, text, _) = ronchi(&["repair"], &path);
+    assert_eq!((code, text.contains("left.ronchi: nothing to repair\n")), (0, true), "{text}");
+    assert_eq!(ronchi(&["repair"], directory.path()).0, 2);
+}

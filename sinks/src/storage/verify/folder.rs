@@ -275,7 +275,7 @@ impl Audit<'_> {
 }
 
 /// Whether the tiles cover the detector once, as a regular grid.
-pub(super) fn is_grid(detector: &DetectorInfo) -> bool {
+pub(in crate::storage) fn is_grid(detector: &DetectorInfo) -> bool {
     let [height, width] = detector.tiles.first().map_or([0, 0], |tile| tile.shape);
     if detector.tiles.len() < 2 || height == 0 || width == 0 {
         return false;
@@ -295,7 +295,7 @@ pub(super) fn is_grid(detector: &DetectorInfo) -> bool {
 }
 
 /// Bytes and rank of a small array in one chunk; `None` when its metadata is not that of one.
-fn plain_size(json: &Value) -> Option<(u64, usize)> {
+pub(in crate::storage) fn plain_size(json: &Value) -> Option<(u64, usize)> {
     let shape = json.get("shape")?.as_array().filter(|shape| shape.len() <= 32)?;
     let element_bytes = match json.get("data_type")?.as_str()? {
         "bool" | "int8" | "uint8" => 1,

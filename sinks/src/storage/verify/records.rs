@@ -1,76 +1,23 @@
 //! `chunks.log` and `progress.json`: what was written down before, and after, page 0 was.
 
-use std::collections::BTreeMap;
-use std::fs::File;
-use std::io::{BufReader, Read as _};
-use std::path::Path;
-
-use ronchi_pipeline::format::{CHUNK_RECORD_BYTES, ChunkRecord, DataSetState, Progress};
+use ronchi_pipeline::format::{CHUNK_RECORD_BYTES, DataSetState, Progress};
 
 use super::report::relative;
 use super::rows::Counts;
 use super::{Audit, Subject};
-use crate::storage::error::{Context as _, StorageError};
+use crate::storage::chunk_log::ChunkLog;
+use crate::storage::error::StorageError;
 use crate::storage::files;
 use crate::storage::reader::{Condition, ReaderTile};
 
-/// The last valid record of each chunk: frames present (0 = no record) and checksum, for segments that are there.
-#[derive(Debug, Default)]
-pub(super) struct Log {
-    chunks: BTreeMap<u64, Vec<(u32, u32)>>,
-    pub(super) records: u64,
-    bytes: u64,
-    /// The first record of a segment that is not there, or that cannot be of this layout, and how many follow.
-    strays: Option<(ChunkRecord, u64)>,
-    is_there: bool,
-}
-
-impl Log {
-    /// Frames and checksum of a chunk.
-    pub(super) fn chunk(&self, segment: u64, chunk: u32) -> Option<(u32, u32)> {
-        let chunks = self.chunks.get(&segment)?;
-        chunks.get(chunk as usize).copied().filter(|&(frames, _)| frames > 0)
-    }
-
-    /// Reads the valid prefix. Memory is taken per segment file that is there (I4).
-    fn read(tile: &ReaderTile, path: &Path) -> Result<Self, StorageError> {
-        let metadata = std::fs::metadata(path).context("read", path)?;
-        if !metadata.is_file() {
-            return Err(std::io::Error::other("not a regular file")).context("read", path);
-        }
-        let mut log = Self { bytes: metadata.len(), is_there: true, ..Self::default() };
-        let layout = tile.array.layout;
-        let mut file = BufReader::new(File::open(path).context("read", path)?);
-        let mut bytes = [0; CHUNK_RECORD_BYTES];
-        let mut is_known = (u64::MAX, false); // Records of a segment come together: its file is looked for once.
-        while file.read_exact(&mut bytes).is_ok() {
-            let Some(record) = ChunkRecord::decode(&bytes) else { break };
-            log.records += 1;
-            let ChunkRecord { segment, chunk, frames, crc32c, .. } = record;
-            if is_known.0 != segment {
-                is_known = (segment, log.chunks.contains_key(&segment) || tile.segment_path(segment).exists());
-            }
-            let is_possible =
-                chunk < layout.chunks_per_segment && (1..=layout.frames_per_chunk).contains(&frames) && is_known.1;
-            if !is_possible {
-                log.strays = Some(log.strays.map_or((record, 1), |(first, count)| (first, count + 1)));
-                continue;
-            }
-            let new = || vec![(0, 0); layout.chunks_per_segment as usize];
-            log.chunks.entry(segment).or_insert_with(new)[chunk as usize] = (frames, crc32c);
-        }
-        Ok(log)
-    }
-}
-
 impl Audit<'_> {
     /// Reads the log of a tile; one that has only just begun may have none.
-    pub(super) fn read_log(&mut self, tile: &ReaderTile, has_progress: bool) -> Log {
+    pub(super) fn read_log(&mut self, tile: &ReaderTile, has_progress: bool) -> ChunkLog {
         let path = tile.base_dir().join("chunks.log");
         if !self.condition.is_finished() && !has_progress && !path.exists() {
-            return Log::default();
+            return ChunkLog::default();
         }
-        self.report.tell(self.root, Log::read(tile, &path), "the log of the tile").unwrap_or_default()
+        self.report.tell(self.root, ChunkLog::read(tile, &path), "the log of the tile").unwrap_or_default()
     }
 
     /// The whole log is valid once the data set is finished, and it names nothing that cannot be.

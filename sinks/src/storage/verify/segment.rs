@@ -334,7 +334,11 @@ impl Audit<'_> {
             (false, true, false) => self.report.doubtful += 1,
             (false, true, true) => {
                 let what = format!("checksum of {}", chunk_name(chunk, frames));
-                self.report.flaw(name, what, format_args!("{found:08x} by its bytes"), format_args!("{crc:08x}"));
+                let frame =
+                    self.bad_frame(segment, frames, buffers).map(|(frame, ..)| format!("; frame {frame} is bad"));
+                let found = format!("{found:08x} by its bytes{}", frame.unwrap_or_default());
+                self.report.flaw(name, what, found, format_args!("{crc:08x}"));
+                return;
             }
         }
         self.check_frames(segment, frames, buffers, if found == crc { None } else { Some(name) });
@@ -343,36 +347,35 @@ impl Audit<'_> {
         }
     }
 
-    /// Frames that are there by their flags are what the frame table says of their bytes. Where the whole chunk is as its
-    /// checksum says, it is the table that is wrong; else it is `segment`.
-    fn check_frames(
-        &mut self,
-        subject: &Segment<'_>,
-        frames: &Range<u64>,
-        buffers: &mut Buffers,
-        segment: Option<&Path>,
-    ) {
-        let tile = &subject.subject.tile;
+    /// The first frame that is there by its flag and not what the frame table says of its bytes, with its checksum by
+    /// its bytes and by the table.
+    fn bad_frame(&self, segment: &Segment<'_>, frames: &Range<u64>, buffers: &mut Buffers) -> Option<(u64, u32, u32)> {
+        let tile = &segment.subject.tile;
         if !tile.has_checksums() {
-            return;
+            return None;
         }
         buffers.rows.clear();
         buffers.rows.resize(4 * buffers.flags.len(), 0);
         // What cannot be read has its flaw from the check of the table.
         let _ = tile.read_rows(frames.start, table::CHECKSUMS, 4, &mut buffers.rows);
         let stored = buffers.rows.as_chunks().0.iter().map(|bytes| u32::from_le_bytes(*bytes));
+        // A disk that refuses a row may have taken the flag before.
+        let may_lack = self.condition == Condition::Failed;
         let rows = frames.clone().zip(buffers.flags.iter().zip(buffers.checksums.iter().zip(stored)));
-        for (frame, (_, (found, stored))) in rows.filter(|(_, (flag, _))| **flag == FrameFlag::Ok as u8) {
-            // A disk that refuses a row may have taken the flag before.
-            let may_lack = self.condition == Condition::Failed && stored == 0;
-            if *found != stored && !may_lack {
-                let path = row_path(tile, table::CHECKSUMS, frame / tile.rows_per_file());
-                let name = segment.unwrap_or_else(|| relative(self.root, &path));
-                let (found, expected) =
-                    (format!("{found:08x} by its bytes"), format!("{stored:08x} by the frame table"));
-                self.report.flaw(name, format_args!("checksum of frame {frame}"), found, expected);
-                return; // One tells enough of a chunk.
-            }
+        rows.filter(|(_, (flag, _))| **flag == FrameFlag::Ok as u8)
+            .map(|(frame, (_, (&found, stored)))| (frame, found, stored))
+            .find(|&(_, found, stored)| found != stored && !(may_lack && stored == 0))
+    }
+
+    /// Frames that are there are what the frame table says of their bytes. Where the whole chunk is as its checksum
+    /// says, it is the table that is wrong; else it is `segment`.
+    fn check_frames(&mut self, of: &Segment<'_>, frames: &Range<u64>, buffers: &mut Buffers, segment: Option<&Path>) {
+        if let Some((frame, found, stored)) = self.bad_frame(of, frames, buffers) {
+            let tile = &of.subject.tile;
+            let path = row_path(tile, table::CHECKSUMS, frame / tile.rows_per_file());
+            let name = segment.unwrap_or_else(|| relative(self.root, &path));
+            let (found, expected) = (format!("{found:08x} by its bytes"), format!("{stored:08x} by the frame table"));
+            self.report.flaw(name, format_args!("checksum of frame {frame}"), found, expected);
         }
     }
 

@@ -54,7 +54,7 @@ fn died() -> (PathBuf, tempfile::TempDir) {
     (path, dir)
 }
 
-fn wait_durable(path: &Path, frames: u64) {
+pub(super) fn wait_durable(path: &Path, frames: u64) {
     let start = Instant::now();
     let durable = || Progress::from_json(&fs::read_to_string(path.join("progress.json")).ok()?).ok();
     while durable().is_none_or(|progress| progress.durable_frames < frames) {
@@ -63,7 +63,7 @@ fn wait_durable(path: &Path, frames: u64) {
     }
 }
 
-fn copy(from: &Path, to: &Path) {
+pub(super) fn copy(from: &Path, to: &Path) {
     fs::create_dir(to).expect("directory");
     for entry in fs::read_dir(from).expect("directory") {
         let (from, to) = (entry.as_ref().expect("entry").path(), to.join(entry.expect("entry").file_name()));
@@ -76,7 +76,7 @@ fn copy(from: &Path, to: &Path) {
 }
 
 /// All files below a directory, links too.
-fn all_files(dir: &Path) -> Vec<PathBuf> {
+pub(super) fn all_files(dir: &Path) -> Vec<PathBuf> {
     let mut found = Vec::new();
     for entry in fs::read_dir(dir).expect("directory") {
         let path = entry.expect("entry").path();
