@@ -4,7 +4,7 @@ use std::fmt::{self, Display};
 use std::path::PathBuf;
 
 use ronchi_pipeline::format::Law;
-use ronchi_pipeline::{Gap, LinkCounters};
+use ronchi_pipeline::{Gap, GapReason, LinkCounters};
 use serde::Serialize;
 
 use crate::process::Memory;
@@ -144,6 +144,13 @@ impl Summary {
         let stored = self.dataset.is_none() || self.frames.durable == self.frames.announced;
         self.state == "complete" && stored && self.frames.missing == 0 && self.errors.is_empty() && !self.unsound
     }
+
+    /// The rest of a series that was stopped: frames that were never sent are missing, and not lost.
+    fn tail(&self) -> Option<&Gap> {
+        let last = self.gaps.last().filter(|_| self.state == "interrupted")?;
+        let is_rest = last.reason == GapReason::NeverArrived && last.first + last.count == self.frames.announced;
+        is_rest.then_some(last)
+    }
 }
 
 impl Display for Summary {
@@ -159,17 +166,21 @@ impl Display for Summary {
             Some(path) => writeln!(f, "  {} frames durable in {}", frames.durable, path.display())?,
             None => writeln!(f, "  nothing was recorded: this was a preview")?,
         }
-        if frames.missing == 0 {
-            writeln!(f, "  no frame lost")?;
-        } else {
-            writeln!(f, "  {} FRAMES MISSING:", frames.missing)?;
-            for gap in self.gaps.iter().take(10) {
-                let last = gap.first + gap.count - 1;
-                writeln!(f, "    frame {} to {last}: {}", gap.first, reason(gap))?;
-            }
-            if self.gaps.len() > 10 {
-                writeln!(f, "    and {} more gaps, listed in zarr.json", self.gaps.len() - 10)?;
-            }
+        let tail = self.tail();
+        match frames.missing.saturating_sub(tail.map_or(0, |tail| tail.count)) {
+            0 => writeln!(f, "  no frame lost")?,
+            lost => writeln!(f, "  {lost} FRAMES MISSING:")?,
+        }
+        let lost = self.gaps.len() - usize::from(tail.is_some());
+        for gap in self.gaps[..lost].iter().take(10) {
+            let last = gap.first + gap.count - 1;
+            writeln!(f, "    frame {} to {last}: {}", gap.first, reason(gap))?;
+        }
+        if lost > 10 {
+            writeln!(f, "    and {} more gaps, listed in zarr.json", lost - 10)?;
+        }
+        if let Some(tail) = tail {
+            writeln!(f, "  ended early: the last {} frames were not taken", tail.count)?;
         }
         for TileLaw { tile, law } in &self.law {
             let verdict = if law.holds { "accounted for" } else { "UNSOUND" };
@@ -197,7 +208,7 @@ fn reason(gap: &Gap) -> String {
 
 #[cfg(test)]
 mod tests {
-    use ronchi_pipeline::{GapReason, Gaps};
+    use ronchi_pipeline::Gaps;
 
     use super::*;
 
@@ -248,5 +259,25 @@ mod tests {
         assert_eq!((&json["unsound"], &json["law"][0]["tile"]), (&true.into(), &0.into()));
         assert_eq!(json["law"][0]["gaps"]["never_arrived"], 1);
         assert_eq!(json["law"][1]["holds"], true);
+    }
+
+    /// Frames of a series that was stopped before they were sent are not called lost; a hole before them is.
+    #[test]
+    fn the_rest_of_a_stopped_series_is_not_lost() {
+        let mut stopped = summary(Law::check(10, Some(10), 10, &Gaps::default()));
+        stopped.state = "interrupted";
+        let gap = |first, count, reason| Gap { first, count, reason };
+        (stopped.frames.missing, stopped.gaps) = (3, vec![gap(7, 3, GapReason::NeverArrived)]);
+        let text = stopped.to_string();
+        assert!(text.contains("  no frame lost\n  ended early: the last 3 frames were not taken\n"), "{text}");
+        stopped.gaps.insert(0, gap(2, 1, GapReason::NeverArrived));
+        stopped.frames.missing = 4;
+        let text = stopped.to_string();
+        assert!(text.contains("  1 FRAMES MISSING:\n    frame 2 to 2: never arrived\n  ended early"), "{text}");
+        for (state, reason) in [("failed", GapReason::NeverArrived), ("interrupted", GapReason::WriteFailed)] {
+            let rest = Summary { state, gaps: vec![gap(7, 3, reason)], ..stopped.clone() };
+            assert!(rest.to_string().contains("FRAMES MISSING"), "{rest}");
+        }
+        assert!(!stopped.is_whole());
     }
 }
