@@ -6,8 +6,8 @@ use ronchi_pipeline::Region;
 use ronchi_pipeline::reduce::Reduction;
 
 use crate::limits::{LIMITS, VIRTUAL_MAX};
-use crate::plan::{LinkPlan, Plan, SourcePlan};
-use crate::problem::{Problem, Problems};
+use crate::plan::{LinkPlan, Plan, SourcePlan, VOLUMES_MAX};
+use crate::problem::{Problem, Problems, quoted};
 use crate::value::{check_name, check_result_name, check_virtual, parse_live_endpoint};
 
 /// Most links of one receiver: each has a thread of its own.
@@ -39,7 +39,8 @@ impl Plan {
         self.check_links(&mut found);
         self.check_regions(&mut found);
         self.check_live(&mut found);
-        let pool_bytes = self.limits.pool_bytes(self.links.len() as u32);
+        self.check_volumes(&mut found);
+        let pool_bytes = self.pool_bytes();
         if pool_bytes > POOL_BYTES_MAX {
             let message = format!(
                 "the pool would take {} GiB, at most {} GiB are allowed: lower block_mib or the queues",
@@ -49,6 +50,20 @@ impl Plan {
             found.push(("limits".to_owned(), message));
         }
         found
+    }
+
+    fn check_volumes(&self, found: &mut Vec<Finding>) {
+        let volumes = &self.data.volumes;
+        if volumes.len() > VOLUMES_MAX {
+            let message = format!("{} volumes, at most {VOLUMES_MAX} are allowed", volumes.len());
+            found.push(("data.volumes".to_owned(), message));
+        }
+        if let Some(twice) =
+            volumes.iter().enumerate().find_map(|(i, path)| volumes[..i].contains(path).then_some(path))
+        {
+            let message = format!("{} is there twice; expected each directory once", quoted(&twice.to_string_lossy()));
+            found.push(("data.volumes".to_owned(), message));
+        }
     }
 
     fn check_links(&self, found: &mut Vec<Finding>) {

@@ -22,6 +22,9 @@ impl Plan {
         } else {
             writeln!(out, "record    nothing: live preview only")?;
         }
+        for volume in self.data.volumes.iter().filter(|_| self.data.record) {
+            writeln!(out, "volume    {}", volume.display())?;
+        }
         match self.limits.reserve_bytes {
             _ if !self.data.record => {}
             Some(bytes) => writeln!(out, "reserve   {bytes} bytes of the disk stay free")?,
@@ -51,10 +54,9 @@ impl Plan {
 
     fn write_limits(&self, out: &mut String) -> fmt::Result {
         let limits = &self.limits;
-        let links = self.links.len() as u32;
         let slot_bytes = Layout::slot_bytes(limits.block_bytes);
-        let pool_mib = limits.pool_bytes(links).div_ceil(1 << 20);
-        writeln!(out, "pool      {} slots of {slot_bytes} bytes = {pool_mib} MiB", limits.slot_count(links))?;
+        let pool_mib = self.pool_bytes().div_ceil(1 << 20);
+        writeln!(out, "pool      {} slots of {slot_bytes} bytes = {pool_mib} MiB", self.slot_count())?;
         writeln!(
             out,
             "blocks    up to {} bytes, sealed after {} ms",

@@ -291,6 +291,13 @@ impl<'a> Value<'a> {
         items.flatten().or_else(|| self.failed(format!("expected {expected}")))
     }
 
+    /// An array of texts, none of them empty.
+    pub(crate) fn texts(&self, expected: &str) -> Option<Vec<&'a str>> {
+        let text = |item: &'a DeValue<'a>| item.as_str().filter(|text| !text.is_empty());
+        let items = self.value.as_array().map(|items| items.iter().map(|item| text(item.get_ref())).collect());
+        items.flatten().or_else(|| self.failed(format!("expected {expected}")))
+    }
+
     /// One of a few words.
     pub(crate) fn choice<T: Copy>(&self, words: &[(&str, T)]) -> Option<T> {
         let found = self.value.as_str().and_then(|text| words.iter().find(|(word, _)| *word == text));

@@ -13,6 +13,10 @@ const RESERVE_BYTES_MIN: u64 = 2 << 30;
 const RESERVE_SHARE: u64 = 20;
 /// and never more than one part in so many.
 const RESERVE_SHARE_MAX: u64 = 4;
+/// Segments of a data set on several volumes are not longer than this, in bytes, unless a chunk is.
+const STRIPE_BYTES: u64 = 64 << 20;
+/// Most volumes.
+pub(crate) const VOLUMES_MAX: usize = 16;
 
 /// Everything a receiver needs to run.
 #[derive(Debug, Clone, PartialEq)]
@@ -38,6 +42,8 @@ pub struct Plan {
 pub struct DataPlan {
     /// Directory that receives `<name>.ronchi`.
     pub directory: PathBuf,
+    /// Directories on other disks over which the segments are spread; empty = they lie in the data set.
+    pub volumes: Vec<PathBuf>,
     /// Name of the first data set; further ones of the same run get `_0001`, `_0002`, ...
     pub name: String,
     /// Whether frames are written at all; `false` is a live preview and says so everywhere.
@@ -168,25 +174,43 @@ pub struct Limits {
     pub reserve_bytes: Option<u64>,
 }
 
-impl Limits {
+impl Plan {
     /// Pool slots: the sum of all blocks that any stage may hold at once.
-    pub fn slot_count(&self, link_count: u32) -> u32 {
-        let filling = link_count;
-        let writing = self.raw_queue_blocks + 1 + self.write_depth;
-        let reducing = self.live_queue_blocks + self.reducer_count;
+    pub fn slot_count(&self) -> u32 {
+        let limits = &self.limits;
+        let filling = self.links.len() as u32;
+        let writing = limits.raw_queue_blocks + 1 + self.disk_count() * limits.write_depth + self.stripe_blocks();
+        let reducing = limits.live_queue_blocks + limits.reducer_count;
         filling + writing + reducing + 1
     }
 
+    /// Bytes of the pool.
+    pub fn pool_bytes(&self) -> u64 {
+        u64::from(self.slot_count()) * Layout::slot_bytes(self.limits.block_bytes)
+    }
+
+    /// Disks that take segments.
+    fn disk_count(&self) -> u32 {
+        (self.data.volumes.len() as u32).max(1)
+    }
+
+    /// Blocks that wait for one volume while the next ones take theirs: a segment for each but one.
+    pub fn stripe_blocks(&self) -> u32 {
+        (self.disk_count() - 1) * STRIPE_BYTES.div_ceil(self.limits.block_bytes.max(1)) as u32
+    }
+
+    /// Largest segment, in bytes: spread over several volumes they are short, so that all of them are kept busy.
+    pub fn segment_bytes_max(&self) -> u64 {
+        if self.disk_count() > 1 { STRIPE_BYTES } else { u64::MAX }
+    }
+}
+
+impl Limits {
     /// Bytes that stay free on a file system of `disk_bytes`: as set, else the larger of 2 GiB and 5 %, but at most a
     /// quarter of it, so that small disks can be used at all.
     pub fn reserve_on(&self, disk_bytes: u64) -> u64 {
         let usual = (disk_bytes / RESERVE_SHARE).max(RESERVE_BYTES_MIN);
         self.reserve_bytes.unwrap_or(usual.min(disk_bytes / RESERVE_SHARE_MAX))
-    }
-
-    /// Bytes of the pool.
-    pub fn pool_bytes(&self, link_count: u32) -> u64 {
-        u64::from(self.slot_count(link_count)) * Layout::slot_bytes(self.block_bytes)
     }
 }
 

@@ -19,6 +19,8 @@ use crate::value::{
 };
 use crate::{ValueError, mask_file};
 
+/// What `data.volumes` expects.
+const VOLUMES_RULE: &str = "directories on other disks, [\"/nvme1\", \"/nvme2\"]";
 /// Longest configuration that is read, in bytes.
 const FILE_BYTES_MAX: u64 = 1 << 20;
 const AXIS: RangeInclusive<u32> = 1..=AXIS_MAX;
@@ -114,8 +116,14 @@ impl Reader<'_> {
 
     /// Where data sets go, and the free space that is left alone there, in bytes.
     fn data(&self) -> (DataPlan, Option<u64>) {
-        let mut plan = DataPlan { directory: self.base_dir.to_owned(), name: "scan".to_owned(), record: true };
-        let Some(section) = self.root.section("data", &["directory", "name", "record", "reserve_gib"]) else {
+        let mut plan = DataPlan {
+            directory: self.base_dir.to_owned(),
+            volumes: Vec::new(),
+            name: "scan".to_owned(),
+            record: true,
+        };
+        let Some(section) = self.root.section("data", &["directory", "volumes", "name", "record", "reserve_gib"])
+        else {
             if self.root.get("data").is_none() {
                 self.root.fail("data", "missing; expected [data] with the directory that receives data sets");
             }
@@ -126,6 +134,9 @@ impl Reader<'_> {
         let directory = if plan.record { section.need("directory", expected) } else { section.get("directory") };
         if let Some(path) = directory.and_then(|value| path(&value, expected)) {
             plan.directory = self.base_dir.join(path);
+        }
+        if let Some(texts) = section.get("volumes").and_then(|value| value.texts(VOLUMES_RULE)) {
+            plan.volumes = texts.into_iter().map(|text| self.base_dir.join(text)).collect();
         }
         if let Some(value) = section.get("name")
             && let Some(name) = value.text("the name of the data set")

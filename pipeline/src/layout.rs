@@ -55,6 +55,13 @@ impl Layout {
         Some(Self { frame_bytes, frames_per_chunk: k, chunks_per_segment: whole_rows.min(needed) })
     }
 
+    /// The same with segments of at most `bytes_max` payload, but at least one chunk: whole scan rows are given up.
+    #[must_use]
+    pub fn in_segments_of(self, bytes_max: u64) -> Self {
+        let chunks_max = u32::try_from(bytes_max / self.chunk_bytes().max(1)).unwrap_or(u32::MAX).max(1);
+        Self { chunks_per_segment: self.chunks_per_segment.min(chunks_max), ..self }
+    }
+
     /// k*F: bytes of one chunk, also the most payload of a block.
     pub fn chunk_bytes(&self) -> u64 {
         u64::from(self.frames_per_chunk) * self.frame_bytes

@@ -111,7 +111,7 @@ impl DemoArgs {
         let host = data.ip().to_string();
         let source = SourcePlan::Merlin { host, data_port: data.port(), control: None };
         Plan {
-            data: DataPlan { directory, name: "demo".into(), record: true },
+            data: DataPlan { directory, volumes: Vec::new(), name: "demo".into(), record: true },
             links: vec![LinkPlan { source, region: None }],
             detector: None,
             scan: ScanPlan::default(),

@@ -61,7 +61,7 @@ impl Receiver {
             prepare_disk(&mut plan)?;
         }
         let link_count = plan.links.len() as u32;
-        let pool = Pool::new(plan.limits.slot_count(link_count), Layout::slot_bytes(plan.limits.block_bytes) as usize)
+        let pool = Pool::new(plan.slot_count(), Layout::slot_bytes(plan.limits.block_bytes) as usize)
             .context("take memory for the pool")?;
         let counters: Vec<Arc<LinkCounters>> = plan.links.iter().map(|_| Arc::default()).collect();
         let sources = open_sources(&plan, &counters)?;
@@ -138,7 +138,7 @@ impl Receiver {
 /// Most memory a receiver with this plan uses, in bytes.
 pub fn ceiling_bytes(plan: &Plan) -> u64 {
     let images = IMAGES_BYTES_MAX * live::ACQUISITIONS_MAX as u64;
-    plan.limits.pool_bytes(plan.links.len() as u32) + images + OVERHEAD_BYTES
+    plan.pool_bytes() + images + OVERHEAD_BYTES
 }
 
 /// Makes the directory, fixes how much of its file system stays free, and lets writes fail where they would kill.

@@ -66,6 +66,9 @@ pub struct RecordArgs {
     /// Free space that recording leaves alone; 5 % of the disk unless told, at least 2 GiB, at most a quarter
     #[arg(long, value_name = "GIB", value_parser = reserve)]
     reserve_gib: Option<u64>,
+    /// Spread the frames over directories on other disks; give it once per disk
+    #[arg(long = "volume", value_name = "DIR")]
+    volumes: Vec<PathBuf>,
     #[command(flatten)]
     arm: ArmArgs,
     #[command(flatten)]
@@ -190,7 +193,7 @@ impl RecordArgs {
 
     fn data(&self) -> Result<DataPlan> {
         let Some(out) = &self.out else {
-            return Ok(DataPlan { directory: ".".into(), name: "preview".into(), record: false });
+            return Ok(DataPlan { directory: ".".into(), volumes: Vec::new(), name: "preview".into(), record: false });
         };
         let name = out.file_name().and_then(|name| name.to_str()).context("--out needs a name like scan1.ronchi")?;
         let name = name.strip_suffix(".ronchi").unwrap_or(name);
@@ -198,7 +201,8 @@ impl RecordArgs {
             Some(parent) if parent != std::path::Path::new("") => parent.to_owned(),
             _ => ".".into(),
         };
-        Ok(DataPlan { directory, name: name.into(), record: !self.no_record })
+        let volumes = self.volumes.clone();
+        Ok(DataPlan { directory, volumes, name: name.into(), record: !self.no_record })
     }
 }
 

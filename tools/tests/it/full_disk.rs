@@ -26,7 +26,7 @@ fn simulation() -> MerlinSimulation {
 
 fn plan(directory: &Path, source: SourcePlan, reserve_bytes: u64) -> Plan {
     Plan {
-        data: DataPlan { directory: directory.to_owned(), name: "scan".into(), record: true },
+        data: DataPlan { directory: directory.to_owned(), volumes: Vec::new(), name: "scan".into(), record: true },
         links: vec![LinkPlan { source, region: None }],
         detector: None,
         scan: ScanPlan { shape: Some(NavShape { height: 12, width: 16 }), ..ScanPlan::default() },

@@ -46,7 +46,7 @@ pub(super) fn plan(directory: &Path, links: Vec<LinkPlan>) -> Plan {
     let ring = VirtualDetector::Ring { cy: 24.0, cx: 23.5, inner: 9.0, outer: 20.0 };
     let disk = VirtualDetector::Disk { cy: 24.0, cx: 24.0, radius: 8.0 };
     Plan {
-        data: DataPlan { directory: directory.to_owned(), name: "scan".into(), record: true },
+        data: DataPlan { directory: directory.to_owned(), volumes: Vec::new(), name: "scan".into(), record: true },
         links,
         detector: None,
         scan: ScanPlan::default(),
