@@ -4,13 +4,15 @@
 //! The writer asks for the next segment while it fills the current one, and hands over documents to be replaced.
 //! Jobs are done in order; answers come back by channel. Should the thread die, the answers are disconnected.
 
+use std::collections::VecDeque;
 use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread::JoinHandle;
+use std::time::Duration;
 
-use crossbeam_channel::{Receiver, Sender, unbounded};
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, unbounded};
 use ronchi_pipeline::format::{Page0, Trailer, page1};
 use ronchi_pipeline::{Layout, PixelType, SECTOR_BYTES, SigShape};
 
@@ -63,10 +65,26 @@ pub(super) enum Answer {
 /// The thread and its queues. The queues have no bound of their own: the writer asks for at most two segments and a few
 /// documents per tile and publication.
 pub(super) struct Clerk {
-    jobs: Option<Sender<Job>>,
-    pub(super) answers: Receiver<Answer>,
-    thread: Option<JoinHandle<()>>,
+    hands: Hands,
+    answers: Receiver<Answer>,
 }
+
+/// Who does the work.
+enum Hands {
+    Thread {
+        jobs: Option<Sender<Job>>,
+        thread: Option<JoinHandle<()>>,
+    },
+    /// The caller's thread, one job whenever it looks for answers.
+    Caller {
+        jobs: VecDeque<Job>,
+        is_failing: bool,
+    },
+}
+
+/// The thread of a clerk has died.
+#[derive(Debug)]
+pub(super) struct Dead;
 
 impl Clerk {
     pub(super) fn spawn() -> io::Result<Self> {
@@ -83,27 +101,51 @@ impl Clerk {
             }
         };
         let thread = std::thread::Builder::new().name("ronchi-clerk".to_owned()).spawn(work)?;
-        Ok(Self { jobs: Some(jobs), answers, thread: Some(thread) })
+        Ok(Self { hands: Hands::Thread { jobs: Some(jobs), thread: Some(thread) }, answers })
+    }
+
+    /// A clerk without a thread of its own.
+    pub(super) fn inline() -> Self {
+        Self { hands: Hands::Caller { jobs: VecDeque::new(), is_failing: false }, answers: unbounded().1 }
     }
 
     /// A clerk whose thread has died.
     #[cfg(test)]
     pub(super) fn dead() -> Self {
-        Self { jobs: Some(unbounded().0), answers: unbounded().1, thread: None }
+        Self { hands: Hands::Thread { jobs: Some(unbounded().0), thread: None }, answers: unbounded().1 }
     }
 
-    pub(super) fn ask(&self, job: Job) {
-        if let Some(jobs) = &self.jobs {
-            let _ = jobs.send(job); // A thread that died is noticed by who waits for its answers.
+    pub(super) fn ask(&mut self, job: Job) {
+        match &mut self.hands {
+            Hands::Caller { jobs, .. } => jobs.push_back(job),
+            Hands::Thread { jobs: Some(jobs), .. } => {
+                let _ = jobs.send(job); // A thread that died is noticed by who waits for its answers.
+            }
+            Hands::Thread { jobs: None, .. } => {}
+        }
+    }
+
+    /// The next answer, waiting for it if need be; `None` when there is none yet.
+    pub(super) fn answer(&mut self, patience: Duration) -> Result<Option<Answer>, Dead> {
+        match &mut self.hands {
+            Hands::Caller { jobs, is_failing } => Ok(jobs.pop_front().and_then(|job| perform(job, is_failing))),
+            Hands::Thread { .. } if patience.is_zero() => Ok(self.answers.try_recv().ok()),
+            Hands::Thread { .. } => match self.answers.recv_timeout(patience) {
+                Ok(answer) => Ok(Some(answer)),
+                Err(RecvTimeoutError::Timeout) => Ok(None),
+                Err(RecvTimeoutError::Disconnected) => Err(Dead),
+            },
         }
     }
 }
 
 impl Drop for Clerk {
     fn drop(&mut self) {
-        self.jobs = None;
-        if let Some(thread) = self.thread.take() {
-            let _ = thread.join();
+        if let Hands::Thread { jobs, thread } = &mut self.hands {
+            *jobs = None;
+            if let Some(thread) = thread.take() {
+                let _ = thread.join();
+            }
         }
     }
 }

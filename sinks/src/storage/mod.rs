@@ -15,6 +15,7 @@
 
 mod chunk_log;
 mod clerk;
+mod clock;
 mod data_set;
 mod disk;
 mod error;
@@ -32,6 +33,7 @@ mod uring;
 mod verify;
 mod writer;
 
+pub use clock::{Clock, RealClock};
 pub use data_set::{DataSet, NewDataSet, ResultArray, TileOutcome};
 pub use disk::{Action, Bytes, Disk, DiskFile, Done, Op, Page, Purpose, Tag};
 pub use error::StorageError;
@@ -41,4 +43,4 @@ pub use reader::{Condition, Reader, ReaderTile, look_at};
 pub use repair::{Change, Repair, RepairPlan, repair};
 pub use space::{Space, Wanted, tile_bytes};
 pub use verify::{Depth, FLAWS_LISTED_MAX, Flaw, Verification, verify};
-pub use writer::{OnTileEnd, OpenDataSet, TileEnd, Writer};
+pub use writer::{NextEvent, OnTileEnd, OpenDataSet, TileEnd, Writer};

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use ronchi_pipeline::{LinkCounters, Pool};
 
+use super::clock::{Clock, RealClock};
 use super::disk::Disk;
 use super::pwrite::Threads;
 use super::uring::Uring;
@@ -54,6 +55,8 @@ pub struct WriterPlan {
     pub pool: Option<Pool>,
     /// Counters by link number.
     pub counters: Vec<Arc<LinkCounters>>,
+    /// What time it is.
+    pub clock: Arc<dyn Clock>,
 }
 
 impl WriterPlan {
@@ -71,6 +74,7 @@ impl WriterPlan {
             is_direct: true,
             pool: None,
             counters: Vec::new(),
+            clock: Arc::new(RealClock),
         }
     }
 

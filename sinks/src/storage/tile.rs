@@ -17,6 +17,7 @@ use std::sync::Arc;
 use ronchi_pipeline::{Block, End, EndReason, FrameFlag, LinkCounters, Series};
 
 use super::clerk::{Job, NewSegment};
+use super::clock::Clock;
 use super::data_set::TileFiles;
 use super::disk::{Action, Bytes, Disk, DiskFile, Op, Purpose, Tag};
 use super::error::StorageError;
@@ -64,6 +65,7 @@ pub(super) struct Tile {
     pub(super) series: Arc<Series>,
     files: Arc<TileFiles>,
     counters: Arc<LinkCounters>,
+    clock: Arc<dyn Clock>,
     open: BTreeMap<u64, Segment>,
     newest: Option<u64>,
     next_frame: u64,
@@ -100,6 +102,7 @@ impl Tile {
         files: TileFiles,
         counters: Arc<LinkCounters>,
         log: DiskFile,
+        clock: Arc<dyn Clock>,
     ) -> Self {
         let rows = super::table::rows_per_file(series.announced.frame_count);
         let table = FrameTable::new(Arc::clone(&files.system), files.base.join("frame_table"), rows);
@@ -109,6 +112,7 @@ impl Tile {
             series,
             files: Arc::new(files),
             counters,
+            clock,
             open: BTreeMap::new(),
             newest: None,
             next_frame: 0,

@@ -27,7 +27,7 @@ use crossbeam_channel::{Receiver, RecvTimeoutError};
 use ronchi_pipeline::format::{DataSetState, Law};
 use ronchi_pipeline::{Block, End, EndReason, Event, GapReason, Gaps, Series};
 
-use super::clerk::{Answer, Clerk};
+use super::clerk::{Answer, Clerk, Dead};
 use super::data_set::{DataSet, TileOutcome};
 use super::disk::{Action, Bytes, Disk, Done, Op, Purpose};
 use super::error::{Context as _, StorageError};
@@ -84,6 +84,8 @@ pub struct Writer {
 
 /// Gives the data set of a series: asked once per link when its series begins.
 pub type OpenDataSet = Box<dyn FnMut(&Arc<Series>) -> Result<Arc<DataSet>, StorageError> + Send>;
+/// Gives the next event, waiting up to so long for it.
+pub type NextEvent<'a> = dyn FnMut(Duration) -> Result<Event, RecvTimeoutError> + 'a;
 /// Hears how each link's part ended.
 pub type OnTileEnd = Box<dyn FnMut(TileEnd) + Send>;
 
@@ -116,34 +118,23 @@ impl Writer {
         open: OpenDataSet,
         ended: OnTileEnd,
     ) -> io::Result<Self> {
-        let tile_plan = TilePlan {
-            piece_bytes: plan.piece_bytes,
-            late_frames: plan.late_frames,
-            reserve_bytes: plan.reserve_bytes,
-            is_direct: report.is_direct,
-        };
-        let now = Instant::now();
-        let session = Session {
-            depth: plan.depth.max(1) as usize,
-            tile_plan,
-            disk,
-            clerk,
-            open,
-            ended,
-            tiles: BTreeMap::new(),
-            current: HashMap::new(),
-            refused: HashMap::new(),
-            next_key: 0,
-            data: VecDeque::new(),
-            small: VecDeque::new(),
-            data_in_flight: 0,
-            next_publish: now + plan.publish_interval,
-            next_sync: now + plan.sync_interval,
-            plan,
-        };
-        let thread =
-            std::thread::Builder::new().name("ronchi-writer".to_owned()).spawn(move || session.run(&events))?;
+        let session = Session::new(clerk, disk, report.is_direct, plan, open, ended);
+        let work = move || session.run(&mut |patience| events.recv_timeout(patience));
+        let thread = std::thread::Builder::new().name("ronchi-writer".to_owned()).spawn(work)?;
         Ok(Self { thread, report })
+    }
+
+    /// Does everything in the calling thread, one thing after the other: for simulations, in which every step must be
+    /// the same each time. Returns when `next` says that all senders are gone and everything is sealed.
+    pub fn run_on(
+        disk: Box<dyn Disk>,
+        is_direct: bool,
+        plan: WriterPlan,
+        next: &mut NextEvent<'_>,
+        open: OpenDataSet,
+        ended: OnTileEnd,
+    ) {
+        Session::new(Clerk::inline(), disk, is_direct, plan, open, ended).run(next);
     }
 
     /// How it writes.
@@ -179,14 +170,49 @@ struct Session {
 }
 
 impl Session {
-    fn run(mut self, events: &Receiver<Event>) {
+    fn new(
+        clerk: Clerk,
+        disk: Box<dyn Disk>,
+        is_direct: bool,
+        plan: WriterPlan,
+        open: OpenDataSet,
+        ended: OnTileEnd,
+    ) -> Self {
+        let tile_plan = TilePlan {
+            piece_bytes: plan.piece_bytes,
+            late_frames: plan.late_frames,
+            reserve_bytes: plan.reserve_bytes,
+            is_direct,
+        };
+        let now = plan.clock.now();
+        Self {
+            depth: plan.depth.max(1) as usize,
+            tile_plan,
+            disk,
+            clerk,
+            open,
+            ended,
+            tiles: BTreeMap::new(),
+            current: HashMap::new(),
+            refused: HashMap::new(),
+            next_key: 0,
+            data: VecDeque::new(),
+            small: VecDeque::new(),
+            data_in_flight: 0,
+            next_publish: now + plan.publish_interval,
+            next_sync: now + plan.sync_interval,
+            plan,
+        }
+    }
+
+    fn run(mut self, next: &mut NextEvent<'_>) {
         loop {
             self.turn(Duration::ZERO);
             if !self.data.is_empty() {
                 self.turn(PEEK); // I1
                 continue;
             }
-            match events.recv_timeout(self.patience()) {
+            match next(self.patience()) {
                 Ok(event) => self.take(event),
                 Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => break,
@@ -201,7 +227,7 @@ impl Session {
     }
 
     fn patience(&self) -> Duration {
-        let until_tick = self.next_publish.saturating_duration_since(Instant::now());
+        let until_tick = self.next_publish.saturating_duration_since(self.plan.clock.now());
         let longest = match (self.disk.in_flight() > 0, self.tiles.values().any(Tile::is_ended)) {
             (true, _) => GLANCE,
             (_, true) => PEEK,
@@ -248,7 +274,8 @@ impl Session {
         super::files::sync_dir(&*files.system, &files.base)?;
         let log = self.disk.attach_plain(log);
         let counters = self.plan.counters.get(series.link as usize).cloned().unwrap_or_default();
-        Ok(Tile::new(key, self.tile_plan, Arc::clone(series), files, counters, log))
+        let clock = Arc::clone(&self.plan.clock);
+        Ok(Tile::new(key, self.tile_plan, Arc::clone(series), files, counters, log, clock))
     }
 
     fn accept(&mut self, block: &Block) {
@@ -296,7 +323,7 @@ impl Session {
 
     /// One round of everything that is due; waits up to `patience` for a completion.
     fn turn(&mut self, patience: Duration) {
-        while let Ok(answer) = self.clerk.answers.try_recv() {
+        while let Ok(Some(answer)) = self.clerk.answer(Duration::ZERO) {
             self.answered(answer);
         }
         self.tick();
@@ -325,12 +352,10 @@ impl Session {
     }
 
     fn wait_for_clerk(&mut self) {
-        match self.clerk.answers.recv_timeout(PEEK) {
-            Ok(answer) => self.answered(answer),
-            Err(RecvTimeoutError::Timeout) => {}
-            Err(RecvTimeoutError::Disconnected) => {
-                panic!("the clerk thread of the writer has died: no files can be made")
-            }
+        match self.clerk.answer(PEEK) {
+            Ok(Some(answer)) => self.answered(answer),
+            Ok(None) => {}
+            Err(Dead) => panic!("the clerk thread of the writer has died: no files can be made"),
         }
     }
 
@@ -351,7 +376,7 @@ impl Session {
     }
 
     fn tick(&mut self) {
-        let now = Instant::now();
+        let now = self.plan.clock.now();
         if now < self.next_publish {
             return;
         }

@@ -1,7 +1,6 @@
 //! How far a tile has come, and how it ended: watermarks, progress, gaps, the report.
 
 use std::sync::Arc;
-use std::time::SystemTime;
 
 use ronchi_pipeline::format::{DataSetState, Law, Progress, uuid_text};
 use ronchi_pipeline::{End, EndReason, GapReason, Gaps};
@@ -54,7 +53,7 @@ impl Tile {
             durable_count: self.durable_count,
             segments_sealed: self.sealed_count,
             missing: self.missing,
-            time_ns: epoch_ns(SystemTime::now()),
+            time_ns: epoch_ns(self.clock.wall()),
             state,
         };
         serde_json::to_vec_pretty(&progress).unwrap_or_default() // Plain numbers and text always serialise.
