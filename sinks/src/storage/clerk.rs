@@ -9,6 +9,7 @@ use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -29,8 +30,8 @@ pub(super) enum Job {
     Prepare(Box<NewSegment>),
     /// Remove a segment that was prepared and not used.
     Discard(Arc<TileFiles>, u64),
-    /// Replace a document that may be lost in a power cut (progress).
-    Replace(Arc<TileFiles>, PathBuf, Vec<u8>),
+    /// Replace `progress.json`; with its number among these documents of the tile.
+    Progress(Arc<TileFiles>, u64, Vec<u8>),
     /// The arrays of a tile have this many frames now.
     Resize(Arc<TileFiles>, u64),
     /// Replace a document durably and answer: the tile has ended.
@@ -162,7 +163,7 @@ fn perform(job: Job, is_failing: &mut bool) -> Option<Answer> {
             discard(&files, number);
             Ok(())
         }
-        Job::Replace(files, path, bytes) => files::replace(&*files.system, &path, &bytes, false),
+        Job::Progress(files, number, bytes) => replace_progress(&files, number, &bytes),
         Job::Resize(files, frame_count) => {
             let table = files.base.join("frame_table");
             let rows_per_file = table::rows_per_file(None);
@@ -180,6 +181,17 @@ fn perform(job: Job, is_failing: &mut bool) -> Option<Answer> {
         Ok(()) => *is_failing = false,
     }
     None
+}
+
+/// Replaces `progress.json`, unless a newer one waits already. After a power cut it is an earlier one, but whole: its content
+/// is synced before it gets its name, and the name once.
+fn replace_progress(files: &TileFiles, number: u64, bytes: &[u8]) -> Result<(), StorageError> {
+    if number < files.progress_count.load(Ordering::Relaxed) {
+        return Ok(()); // Slow syncs do not pile up.
+    }
+    let path = files.base.join("progress.json");
+    let is_new = !path.exists();
+    files::replace(&*files.system, &path, bytes, is_new)
 }
 
 fn segment_path(array: &Path, number: u64) -> PathBuf {

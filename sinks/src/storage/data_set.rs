@@ -7,6 +7,7 @@
 use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use ronchi_pipeline::format::{
@@ -114,6 +115,8 @@ pub(super) struct TileFiles {
     pub(super) tile: usize,
     /// Progress, as `progress.json` has it.
     pub(super) watermarks: Arc<Watermarks>,
+    /// How often the clerk was asked to replace `progress.json`.
+    pub(super) progress_count: Arc<AtomicU64>,
 }
 
 impl DataSet {
@@ -155,16 +158,17 @@ impl DataSet {
             vendor_header: announced.vendor_header.clone(),
             user: new.user.clone(),
         };
+        if new.regions.len() > 1 {
+            files::create_dirs(&*system, &root.join("tiles"))?;
+            files::replace_json(&*system, &root.join("tiles/zarr.json"), &group_json(json!({})))?;
+        }
+        // Last: with it the directory is a data set.
         files::replace_json(&*system, &root.join("zarr.json"), &manifest.to_json())?;
         let grid = regular_grid(announced.detector, new.regions).filter(|_| new.regions.len() > 1).map(|tile| Grid {
             detector: announced.detector,
             tile,
             layout: series.layout,
         });
-        if new.regions.len() > 1 {
-            files::create_dirs(&*system, &root.join("tiles"))?;
-            files::replace_json(&*system, &root.join("tiles/zarr.json"), &group_json(json!({})))?;
-        }
         let (regions, manifest) = (new.regions.to_vec(), Mutex::new(manifest));
         let watermarks = regions.iter().map(|_| Arc::default()).collect();
         let extents = Arc::new(Mutex::new(vec![0; regions.len()]));
@@ -215,7 +219,19 @@ impl DataSet {
         let watermarks = self.watermarks.get(tile).cloned().unwrap_or_default();
         let extents = Arc::clone(&self.extents);
         let system = Arc::clone(&self.system);
-        let files = TileFiles { system, array, base, whole, metadata, whole_metadata, extents, tile, watermarks };
+        let progress_count = Arc::default();
+        let files = TileFiles {
+            system,
+            array,
+            base,
+            whole,
+            metadata,
+            whole_metadata,
+            extents,
+            tile,
+            watermarks,
+            progress_count,
+        };
         files.write_metadata(files.metadata.frame_count)?;
         Ok(files)
     }

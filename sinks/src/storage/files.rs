@@ -12,7 +12,8 @@ use super::file_system::{Creation, FileSystem};
 /// Largest metadata file that is read, in bytes.
 pub(super) const METADATA_BYTES_MAX: u64 = 64 << 20;
 
-/// Replaces `path` by a file with these bytes: a reader sees the old or the new one, never a part.
+/// Replaces `path` by a file with these bytes: a reader sees the old or the new one, never a part, also after a power cut.
+/// With `is_durable` that is the new one.
 pub(super) fn replace(
     system: &dyn FileSystem,
     path: &Path,
@@ -24,9 +25,7 @@ pub(super) fn replace(
     let part = PathBuf::from(part);
     let file = system.create(&part, Creation::Empty).context("create", &part)?;
     system.write(&file, 0, bytes).context("write", &part)?;
-    if is_durable {
-        system.sync(&file).context("sync", &part)?;
-    }
+    system.sync(&file).context("sync", &part)?;
     system.rename(&part, path).context("rename", &part)?;
     match path.parent() {
         Some(parent) if is_durable => sync_dir(system, parent),

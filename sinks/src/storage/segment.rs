@@ -459,8 +459,8 @@ impl Segment {
     }
 
     /// The sync that covers these frames has ended well. Returns their number.
-    pub(super) fn make_durable(&mut self, frames: Vec<Range<usize>>) -> u64 {
-        frames.into_iter().map(|range| self.advance(range, FrameState::Durable)).sum()
+    pub(super) fn make_durable(&mut self, frames: &[Range<usize>]) -> u64 {
+        frames.iter().map(|range| self.advance(range.clone(), FrameState::Durable)).sum()
     }
 
     fn advance(&mut self, range: Range<usize>, state: FrameState) -> u64 {

@@ -5,7 +5,8 @@
 //!   synced, and only what was complete before the sync was submitted becomes durable.
 //! - I2: segments are sealed in order; the newest two stay open for late frames.
 //! - I3: a failed sync is final for its segment: what was not durable is lost, and later frames of it are refused.
-//! - I4: table and log only describe: when the disk refuses them, the tile ends as failed, but pixels are recorded on.
+//! - I4: the durable watermark passes a frame that was lost only when its row says so durably: it may have said otherwise.
+//! - I5: table and log only describe: when the disk refuses them, the tile ends as failed, but pixels are recorded on.
 
 mod marks;
 
@@ -14,7 +15,7 @@ use std::fs::File;
 use std::ops::Range;
 use std::sync::Arc;
 
-use ronchi_pipeline::{Block, End, EndReason, FrameFlag, LinkCounters, Series};
+use ronchi_pipeline::{Block, End, EndReason, FrameFlag, FrameRecord, LinkCounters, Series};
 
 use super::clerk::{Job, NewSegment};
 use super::clock::Clock;
@@ -47,6 +48,13 @@ struct Cycle {
     segment: Option<u64>,
     goal: Goal,
     phase: Phase,
+}
+
+/// Frames of which the frame table is still to tell durably.
+struct Untold {
+    frames: Range<u64>,
+    /// Lost by a failed sync (I4); else they came after all.
+    is_lost: bool,
 }
 
 /// What of the plan a tile needs.
@@ -84,6 +92,12 @@ pub(super) struct Tile {
     visible: u64,
     durable: u64,
     missing: u64,
+    /// Frames that count as missing until they are durable: they came after the visible watermark had passed them. Where
+    /// the durable one had, too, rows wait until then: they would claim frames that a power cut may still take.
+    late: BTreeMap<u64, Option<FrameRecord>>,
+    /// Frames whose rows may still say the contrary of what is; the rows of the first `telling` of them are on their way.
+    untold: Vec<Untold>,
+    telling: usize,
     written_count: u64,
     durable_count: u64,
     durable_runs: Vec<Range<u64>>,
@@ -129,6 +143,9 @@ impl Tile {
             visible: 0,
             durable: 0,
             missing: 0,
+            late: BTreeMap::new(),
+            untold: Vec::new(),
+            telling: 0,
             written_count: 0,
             durable_count: 0,
             durable_runs: Vec::new(),
@@ -211,7 +228,7 @@ impl Tile {
             }
             if record.flag == FrameFlag::Ok && state == FrameState::Absent && frame < self.visible && frame < first_new
             {
-                self.missing = self.missing.saturating_sub(1); // It came after all.
+                self.late.insert(frame, None);
             }
         }
         let refused = segment.accept(block, self.plan.piece_bytes, out);
@@ -275,9 +292,21 @@ impl Tile {
         let first = number * self.series.layout.frames_per_segment();
         for Settled { frames, records, is_failed } in settled {
             if !is_failed {
-                self.table.push(first + frames.start as u64, &records);
+                self.push_rows(first + frames.start as u64, &records);
                 self.written_count += frames.len() as u64;
                 LinkCounters::add(&self.counters.written_frames, frames.len() as u64);
+            }
+        }
+    }
+
+    fn push_rows(&mut self, first: u64, records: &[FrameRecord]) {
+        if self.late.is_empty() || first >= self.durable {
+            return self.table.push(first, records);
+        }
+        for (frame, record) in (first..).zip(records) {
+            match self.late.get_mut(&frame).filter(|_| frame < self.durable) {
+                Some(waiting) => *waiting = Some(*record),
+                None => self.table.push(frame, std::slice::from_ref(record)),
             }
         }
     }
@@ -323,6 +352,9 @@ impl Tile {
                 Some((_, known)) => *known = goal.max(*known),
                 None => self.due.push_back((Some(number), goal)),
             }
+        }
+        if !self.untold.is_empty() && !self.due.contains(&(None, Goal::Sync)) {
+            self.due.push_back((None, Goal::Sync));
         }
     }
 
@@ -379,17 +411,26 @@ impl Tile {
             }
         }
         while let Some((segment, goal)) = self.due.pop_front() {
+            if segment.is_none() && self.has_untold() {
+                self.begin(None, goal, out);
+                return true;
+            }
             let open = segment.and_then(|number| self.open.get(&number));
             if open.is_some_and(|s| !s.is_sealing && s.poison.is_none() && s.has_news(goal >= Goal::Sync)) {
                 self.begin(segment, goal, out);
                 return true;
             }
         }
-        if self.end.is_some() && self.open.is_empty() && self.table.has_rows() && !self.is_small_broken {
+        if self.end.is_some() && self.open.is_empty() && self.has_untold() {
             self.begin(None, Goal::Sync, out);
             return true;
         }
         false
+    }
+
+    /// Whether table and log have something to say on their own.
+    fn has_untold(&self) -> bool {
+        !self.is_small_broken && (self.table.has_rows() || !self.untold.is_empty())
     }
 
     fn begin(&mut self, segment: Option<u64>, goal: Goal, out: &mut Vec<Op>) {
@@ -426,6 +467,9 @@ impl Tile {
             tracing::error!(%error, "the frame table cannot be written: it ends here");
             self.error.get_or_insert_with(|| error.to_string());
             (self.is_table_broken, small_ok) = (true, false);
+        }
+        if !self.table.has_rows() {
+            self.telling = self.untold.len();
         }
         let phase = Phase::Publish { left: out.len() - before, page_ok: true, small_ok, frames };
         self.cycle = Some(Cycle { phase, ..cycle });
@@ -473,15 +517,20 @@ impl Tile {
         frames: Vec<Range<usize>>,
         disk: &mut dyn Disk,
     ) {
-        let Some(number) = number else { return };
+        if !self.is_small_broken {
+            let told = self.untold.drain(..std::mem::take(&mut self.telling)).filter(|told| !told.is_lost);
+            self.missing -= told.map(|told| told.frames.end - told.frames.start).sum::<u64>();
+        }
+        let Some(number) = number else { return self.publish_progress() };
         if let Some(reason) = error {
             self.poison(number, reason);
             return;
         }
         if let Some(segment) = self.open.get_mut(&number) {
-            let count = segment.make_durable(frames);
+            let (first, count) = (segment.first_frame(), segment.make_durable(&frames));
             self.durable_count += count;
             LinkCounters::add(&self.counters.durable_frames, count);
+            self.welcome_late(first, &frames);
         }
         if goal == Goal::Seal {
             self.sealed_count += 1;
@@ -490,12 +539,34 @@ impl Tile {
         self.publish_progress();
     }
 
+    /// Late frames are durable now: they no longer count as missing, once rows of them that waited are durable, too.
+    fn welcome_late(&mut self, first: u64, frames: &[Range<usize>]) {
+        if self.late.is_empty() {
+            return;
+        }
+        for frame in frames.iter().cloned().flatten().map(|place| first + place as u64) {
+            match self.late.remove(&frame) {
+                None => {}
+                Some(None) => self.missing -= 1,
+                Some(Some(record)) => {
+                    self.table.push(frame, &[record]);
+                    self.untold.push(Untold { frames: frame..frame + 1, is_lost: false });
+                }
+            }
+        }
+    }
+
     fn poison(&mut self, number: u64, reason: String) {
         let first = number * self.series.layout.frames_per_segment();
         let Some(segment) = self.open.get_mut(&number) else { return };
         self.error.get_or_insert_with(|| reason.clone());
         for range in segment.poison_with(reason) {
+            let passed =
+                (first + range.start as u64..first + range.end as u64).take_while(|frame| *frame < self.visible);
+            self.missing += passed.filter(|frame| self.late.remove(frame).is_none()).count() as u64;
             self.table.push_missing(first + range.start as u64, range.len() as u64);
+            let frames = first + range.start as u64..first + range.end as u64;
+            self.untold.push(Untold { frames, is_lost: true });
         }
     }
 

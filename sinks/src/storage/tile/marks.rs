@@ -1,6 +1,7 @@
 //! How far a tile has come, and how it ended: watermarks, progress, gaps, the report.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use ronchi_pipeline::format::{DataSetState, Law, Progress, uuid_text};
 use ronchi_pipeline::{End, EndReason, GapReason, Gaps};
@@ -35,7 +36,9 @@ impl Tile {
             }
             self.visible += 1;
         }
-        while self.durable < self.visible {
+        let lost = self.untold.iter().filter(|untold| untold.is_lost).map(|untold| untold.frames.start);
+        let limit = self.visible.min(lost.min().unwrap_or(u64::MAX)); // I4
+        while self.durable < limit {
             match self.final_state(self.durable) {
                 Some(Absent | Failed | Durable) => self.durable += 1,
                 _ => break,
@@ -63,7 +66,8 @@ impl Tile {
         self.advance_marks();
         self.raise_watermarks();
         let bytes = self.progress(DataSetState::Running);
-        self.jobs.push(Job::Replace(Arc::clone(&self.files), self.files.base.join("progress.json"), bytes));
+        let number = self.files.progress_count.fetch_add(1, Ordering::Relaxed) + 1;
+        self.jobs.push(Job::Progress(Arc::clone(&self.files), number, bytes));
     }
 
     fn raise_watermarks(&self) {

@@ -232,7 +232,7 @@ impl Audit<'_> {
             None => self.check_absent(segment, chunk, &frames, buffers, name),
             Some(crc) => {
                 self.check_record(segment, chunk, &frames, (present, crc), name);
-                self.check_pixels(segment, chunk, &frames, crc, buffers, name);
+                self.check_pixels(segment, chunk, &frames, (present, crc), buffers, name);
             }
         }
     }
@@ -300,7 +300,7 @@ impl Audit<'_> {
         segment: &Segment<'_>,
         chunk: u32,
         frames: &Range<u64>,
-        crc: u32,
+        (present, crc): (u64, u32),
         buffers: &mut Buffers,
         name: &Path,
     ) {
@@ -325,7 +325,10 @@ impl Audit<'_> {
         let is_known = crc != 0 || is_sealed && is_finished && !may_be_refused;
         let is_promised = match self.condition {
             Condition::Running => true,
-            Condition::Died => frames.end <= segment.subject.promised,
+            // Frames that were lost, or on their way, may be named here already: their rows come later.
+            Condition::Died => {
+                frames.end <= segment.subject.promised && (is_sealed || present == frames.end - frames.start)
+            }
             _ => segment.is_settled || !may_be_refused,
         };
         match (found == crc, is_known, is_promised) {
@@ -359,8 +362,8 @@ impl Audit<'_> {
         // What cannot be read has its flaw from the check of the table.
         let _ = tile.read_rows(frames.start, table::CHECKSUMS, 4, &mut buffers.rows);
         let stored = buffers.rows.as_chunks().0.iter().map(|bytes| u32::from_le_bytes(*bytes));
-        // A disk that refuses a row may have taken the flag before.
-        let may_lack = self.condition == Condition::Failed;
+        // A disk that refuses a row may have taken the flag before, and so may one whose power went.
+        let may_lack = matches!(self.condition, Condition::Failed | Condition::Died);
         let rows = frames.clone().zip(buffers.flags.iter().zip(buffers.checksums.iter().zip(stored)));
         rows.filter(|(_, (flag, _))| **flag == FrameFlag::Ok as u8)
             .map(|(frame, (_, (&found, stored)))| (frame, found, stored))
