@@ -5,4 +5,5 @@ mod full_disk;
 mod repair;
 mod rig;
 mod round_trip;
+mod sim;
 mod verify;

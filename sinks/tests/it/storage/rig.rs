@@ -122,17 +122,21 @@ impl Rig {
         })
     }
 
-    /// Writes these blocks in this order and ends every link regularly.
-    pub(super) fn write(mut self, feeds: &[Feed]) -> Written {
-        let series: Vec<_> = (0..self.regions.len()).map(|link| self.series(link)).collect();
-        let new = NewDataSet {
+    pub(super) fn new_data_set<'a>(&'a self, series: &'a [Arc<Series>]) -> NewDataSet<'a> {
+        NewDataSet {
             series: &series[0],
             regions: &self.regions,
             scan: None,
             created: "2026-01-01T00:00:00Z".into(),
             software: "test".into(),
             user: serde_json::Value::Null,
-        };
+        }
+    }
+
+    /// Writes these blocks in this order and ends every link regularly.
+    pub(super) fn write(mut self, feeds: &[Feed]) -> Written {
+        let series: Vec<_> = (0..self.regions.len()).map(|link| self.series(link)).collect();
+        let new = self.new_data_set(&series);
         let data_set = Arc::new(DataSet::create(self.dir.path(), &new).expect("new data set"));
         let (events, queue) = bounded(4);
         let (ended, ends) = mpsc::channel();
@@ -183,7 +187,7 @@ impl Rig {
     }
 }
 
-fn block(pool: &Pool, series: &Arc<Series>, frames: &[u64]) -> Block {
+pub(super) fn block(pool: &Pool, series: &Arc<Series>, frames: &[u64]) -> Block {
     let mut slot = pool.take(Duration::from_secs(20)).expect("blocks come back");
     slot.bytes_mut().fill(0xa5); // Whatever the last user left.
     let mut block = BlockMut::new(slot, Arc::clone(series), frames[0]);
@@ -196,7 +200,7 @@ fn block(pool: &Pool, series: &Arc<Series>, frames: &[u64]) -> Block {
     block.seal().expect("at least one frame")
 }
 
-fn end(series: &Arc<Series>, announced: Option<u64>, link: u32, feeds: &[Feed]) -> End {
+pub(super) fn end(series: &Arc<Series>, announced: Option<u64>, link: u32, feeds: &[Feed]) -> End {
     let present: BTreeSet<u64> = feeds.iter().filter(|feed| feed.0 == link).flat_map(|feed| feed.1.clone()).collect();
     let frame_count = announced.unwrap_or_else(|| present.last().map_or(0, |last| last + 1));
     let mut gaps = Gaps::default();

@@ -1,0 +1,193 @@
+//! Small runs that between them take every path of the writer, recorded step by step; the same seed gives the same steps.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crossbeam_channel::RecvTimeoutError;
+use ronchi_pipeline::{Event, GapReason, Pool, Region, Series, SigShape};
+use ronchi_sinks::storage::{Clock, DataSet, FileSystem, TileEnd, Writer};
+
+use super::super::rig::{Feed, Rig, block, cut, end};
+use super::dice::Dice;
+use super::disk::{Shared, SimClock, SimDisk, SimFiles, Trouble};
+use super::record::{Record, Word};
+
+/// Frames per chunk, chunks per segment.
+pub(crate) const K: u64 = 3;
+const N: u64 = 4;
+/// Frames of a segment.
+pub(crate) const SEGMENT: u64 = K * N;
+
+/// A run to be recorded.
+#[derive(Debug, Clone)]
+pub(crate) struct Script {
+    pub(crate) name: &'static str,
+    /// Height and width of a tile; with two of them side by side the detector is twice as wide.
+    shape: (u32, u32),
+    tiles: u32,
+    announced: Option<u64>,
+    feeds: Vec<Feed>,
+    trouble: Trouble,
+    /// A frame so far behind is lost for the watermarks.
+    late_frames: u64,
+    /// The series ends, and its data set is finished; else the receiver just stops.
+    is_ended: bool,
+}
+
+fn script(name: &'static str, count: u64) -> Script {
+    Script {
+        name,
+        shape: (6, 5),
+        tiles: 1,
+        announced: Some(count),
+        feeds: cut(0, 0..count, K as u32, |_| false),
+        trouble: Trouble::Nothing,
+        late_frames: 128,
+        is_ended: true,
+    }
+}
+
+/// Every run there is.
+pub(crate) fn scripts() -> Vec<Script> {
+    let gaps = |feeds: &mut Vec<Feed>| feeds.iter_mut().for_each(|feed| feed.1.retain(|frame| frame % 7 != 4));
+    let mut lossy = script("gaps", 40);
+    gaps(&mut lossy.feeds);
+    let mut late = script("late", 40);
+    let mut after: Vec<Feed> = Vec::new();
+    for feed in &mut late.feeds {
+        after.extend(feed.1.iter().filter(|&&frame| frame % 5 == 2).map(|&frame| (0, vec![frame])));
+        feed.1.retain(|frame| frame % 5 != 2);
+    }
+    for (at, feed) in after.into_iter().enumerate() {
+        late.feeds.insert((at * 2 + 3 + at % 3 * 2).min(late.feeds.len()), feed);
+    }
+    let mut tiles = Script { tiles: 2, ..script("tiles", 30) };
+    let right = cut(1, 0..27, K as u32, |frame| frame % 4 == 1);
+    for (at, feed) in right.into_iter().enumerate() {
+        tiles.feeds.insert((at * 2 + 1).min(tiles.feeds.len()), feed);
+    }
+    let one_by_one = cut(0, 0..30, K as u32, |_| true);
+    let mut open_ended = Script { announced: None, ..script("open-ended", 31) };
+    gaps(&mut open_ended.feeds);
+    vec![
+        script("plain", 26),
+        Script { feeds: one_by_one.clone(), ..script("seams", 30) },
+        Script { shape: (9, 131), feeds: one_by_one, ..script("large seams", 30) },
+        lossy,
+        late.clone(),
+        Script { name: "too late", late_frames: 4, ..late },
+        tiles,
+        open_ended,
+        Script { is_ended: false, ..script("cut off", 40) },
+        Script { trouble: Trouble::Sync(4), ..script("failed sync", 40) },
+        Script { trouble: Trouble::Sync(2), feeds: cut(0, 0..40, 3, |_| true), ..script("early failed sync", 40) },
+        Script { trouble: Trouble::SmallSync(9), ..script("failed sync of the table", 40) },
+        Script { trouble: Trouble::Write(7), ..script("failed write", 40) },
+        Script { trouble: Trouble::Page(3), ..script("failed page", 40) },
+        Script { trouble: Trouble::Full(2), ..script("full disk", 40) },
+    ]
+}
+
+/// A recorded run and what was fed.
+pub(crate) struct Run {
+    pub(crate) record: Record,
+    pub(crate) series: Vec<Arc<Series>>,
+    pub(crate) ends: Vec<TileEnd>,
+}
+
+/// What the writer is handed, and when.
+struct Feeder {
+    record: Shared,
+    clock: Arc<SimClock>,
+    dice: Dice,
+    rest: VecDeque<(Event, Option<Word>)>,
+}
+
+impl Feeder {
+    fn next(&mut self, patience: Duration) -> Result<Event, RecvTimeoutError> {
+        if self.rest.is_empty() {
+            return Err(RecvTimeoutError::Disconnected);
+        }
+        if self.dice.below(3) > 0 {
+            self.clock.advance(patience + Duration::from_micros(1));
+            return Err(RecvTimeoutError::Timeout);
+        }
+        let (event, word) = self.rest.pop_front().expect("not empty");
+        if let Some(word) = word {
+            self.record.lock().say(word);
+        }
+        Ok(event)
+    }
+}
+
+impl Script {
+    fn rig(&self) -> Rig {
+        let (height, width) = self.shape;
+        let mut rig =
+            Rig::new(SigShape { height, width: width * self.tiles }, "<u2", K as u32, N as u32, self.announced);
+        rig.regions = (0..self.tiles).map(|tile| Region { y: 0, x: tile * width, height, width }).collect();
+        (rig.plan.is_direct, rig.plan.late_frames) = (false, self.late_frames);
+        rig.pool = Pool::new(128, rig.pool.slot_bytes()).expect("pool"); // All blocks wait at once.
+        rig.plan.pool = None;
+        rig.plan.publish_interval = Duration::from_millis(2);
+        rig.plan.sync_interval = Duration::from_millis(5);
+        rig
+    }
+
+    fn events(&self, rig: &Rig, series: &[Arc<Series>]) -> VecDeque<(Event, Option<Word>)> {
+        let begin = series.iter().map(|series| (Event::Begin(Arc::clone(series)), None));
+        let blocks = self.feeds.iter().filter(|feed| !feed.1.is_empty()).map(|(link, frames)| {
+            let block = block(&rig.pool, &series[*link as usize], frames);
+            (Event::Block(block), Some(Word::Fed(*link, frames.clone())))
+        });
+        let feeds: Vec<Feed> = self.feeds.iter().filter(|feed| !feed.1.is_empty()).cloned().collect();
+        let ends = series
+            .iter()
+            .filter(|_| self.is_ended)
+            .map(|series| (Event::End(Arc::new(end(series, self.announced, series.link, &feeds))), None));
+        begin.chain(blocks).chain(ends).collect()
+    }
+
+    /// Whether the disk refuses table and log: frames are recorded on, without flags.
+    pub(crate) fn is_undescribed(&self) -> bool {
+        matches!(self.trouble, Trouble::SmallSync(_))
+    }
+
+    /// Records it. The seed says how fast frames come and in which order operations end.
+    pub(crate) fn record(&self, seed: u64, is_jumping: bool) -> Run {
+        let mut rig = self.rig();
+        let mut dice = Dice::new(seed);
+        let clock = Arc::new(SimClock::new(is_jumping));
+        rig.plan.clock = Arc::clone(&clock) as Arc<dyn Clock>;
+        let record = Shared::new(Record::new(rig.dir.path()));
+        let files: Arc<dyn FileSystem> = Arc::new(SimFiles::new(record.clone(), self.trouble));
+        let series: Vec<_> = (0..rig.regions.len()).map(|link| rig.series(link)).collect();
+        let data_set = Arc::new(DataSet::create_on(files, rig.dir.path(), &rig.new_data_set(&series)).expect("new"));
+        record.lock().watch(data_set.watermarks());
+        let disk = SimDisk::new(record.clone(), Arc::clone(&clock), Dice::new(dice.next()), self.trouble);
+        let rest = self.events(&rig, &series);
+        let mut feeder = Feeder { record: record.clone(), clock, dice: Dice::new(dice.next()), rest };
+        let ends = Arc::new(std::sync::Mutex::new(Vec::new()));
+        let (opened, ended, teller) = (Arc::clone(&data_set), Arc::clone(&ends), record.clone());
+        let open = Box::new(move |_: &Arc<Series>| Ok(Arc::clone(&opened)));
+        let hear = Box::new(move |end: TileEnd| {
+            let gaps = (0..end.frame_count).filter(|&frame| end.gaps.contains(frame)).collect();
+            teller.lock().say(Word::Ended(end.series.link, gaps));
+            ended.lock().expect("not poisoned").push(end);
+        });
+        Writer::run_on(Box::new(disk), false, rig.plan.clone(), &mut |wait| feeder.next(wait), open, hear);
+        let mut ends = std::mem::take(&mut *ends.lock().expect("not poisoned"));
+        ends.sort_by_key(|end: &TileEnd| end.series.link);
+        if self.is_ended {
+            let state = ends.iter().map(|end| end.state).max_by_key(|state| *state as u8).expect("a tile");
+            data_set.finish(state, &ends.iter().map(TileEnd::outcome).collect::<Vec<_>>()).expect("manifest");
+        }
+        assert!(ends.iter().all(|end| end.law.holds), "{}: {ends:?}", self.name);
+        let known = |gap: ronchi_pipeline::Gap| {
+            gap.reason != GapReason::WriteFailed || self.trouble != Trouble::Nothing || self.late_frames < 128
+        };
+        assert!(ends.iter().all(|end| end.gaps.iter().all(known)), "{}: {ends:?}", self.name);
+        Run { record: record.take(), series, ends }
+    }
+}
