@@ -278,14 +278,15 @@ impl Acquisitions {
     ) -> Result<(), Refused> {
         let (data, limits) = (&self.plan.data, &self.plan.limits);
         let reserve_bytes = limits.reserve_bytes.unwrap_or(0); // Resolved when the receiver started.
-        let Some(space) = Space::of(&data.directory, reserve_bytes).filter(|_| data.record) else { return Ok(()) };
+        let disks = if data.volumes.is_empty() { std::slice::from_ref(&data.directory) } else { &data.volumes[..] };
+        let Some(space) = Space::over(disks, reserve_bytes).filter(|_| data.record) else { return Ok(()) };
         let row = scan.map(|scan| scan.shape.width);
         let results_bytes = self.results_bytes(positions, announced.detector);
         let bytes_of = |frame_count: Option<u64>| {
             let tile = |region: &Region| {
                 let frame_bytes = region.pixel_count() * announced.pixel.bytes() as u64;
                 // A frame that fits no block is refused elsewhere.
-                let layout = Layout::choose(frame_bytes, limits.block_bytes, row, frame_count);
+                let layout = self.layout(frame_bytes, row, frame_count);
                 layout.map_or(0, |layout| tile_bytes(&layout, frame_count))
             };
             regions.iter().map(tile).fold(results_bytes, u64::saturating_add)
@@ -293,6 +294,12 @@ impl Acquisitions {
         let row_frames = scan.map(|scan| u64::from(scan.shape.width) + u64::from(scan.flyback));
         let wanted = Wanted { frame_count: announced.frame_count, row_frames, bytes_of: &bytes_of };
         space.admit(&wanted).map_err(|error| refused(error.to_string()))
+    }
+
+    /// Sizes on disk of frames of `frame_bytes`; `None` when they fit no block.
+    fn layout(&self, frame_bytes: u64, row: Option<u32>, frame_count: Option<u64>) -> Option<Layout> {
+        let layout = Layout::choose(frame_bytes, self.plan.limits.block_bytes, row, frame_count)?;
+        Some(layout.in_segments_of(self.plan.segment_bytes_max()))
     }
 
     /// Bytes of the results as they are stored, at most.
@@ -342,6 +349,7 @@ impl Acquisitions {
                 created: humantime::format_rfc3339_millis(SystemTime::now()).to_string(),
                 software: concat!("ronchi ", env!("CARGO_PKG_VERSION")).into(),
                 user: serde_json::Value::Null,
+                volumes: &planned.volumes,
             };
             match DataSet::create(&planned.directory, &new) {
                 Ok(data_set) => return Ok(Some(data_set)),
@@ -362,7 +370,7 @@ impl Acquisitions {
         let frame_bytes = announced.region.pixel_count() * announced.pixel.bytes() as u64;
         let block_bytes = self.plan.limits.block_bytes;
         let row = scan.map(|scan| scan.shape.width);
-        let layout = Layout::choose(frame_bytes, block_bytes, row, announced.frame_count).ok_or_else(|| {
+        let layout = self.layout(frame_bytes, row, announced.frame_count).ok_or_else(|| {
             refused(format!(
                 "a frame of {frame_bytes} bytes does not fit a block of {block_bytes}: raise limits.block_mib"
             ))

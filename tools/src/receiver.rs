@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use crossbeam_channel::{Receiver as Queue, Sender, bounded};
 use nix::sys::signal::{SigSet, Signal};
 use ronchi_config::{LinkPlan, Plan, SourcePlan};
@@ -60,7 +60,6 @@ impl Receiver {
         if plan.data.record {
             prepare_disk(&mut plan)?;
         }
-        let link_count = plan.links.len() as u32;
         let pool = Pool::new(plan.slot_count(), Layout::slot_bytes(plan.limits.block_bytes) as usize)
             .context("take memory for the pool")?;
         let counters: Vec<Arc<LinkCounters>> = plan.links.iter().map(|_| Arc::default()).collect();
@@ -145,6 +144,9 @@ pub fn ceiling_bytes(plan: &Plan) -> u64 {
 fn prepare_disk(plan: &mut Plan) -> Result<()> {
     let directory = &plan.data.directory;
     std::fs::create_dir_all(directory).with_context(|| format!("make {}", directory.display()))?;
+    for volume in &plan.data.volumes {
+        ensure!(volume.is_dir(), "volume {} is not there: is its disk mounted?", volume.display());
+    }
     let disk_bytes = Space::disk_bytes(directory);
     if disk_bytes.is_none() {
         tracing::warn!("the file system of {} does not tell how full it is: no reserve is kept", directory.display());
@@ -241,11 +243,13 @@ fn link_name(link: &LinkPlan) -> String {
 fn writer_plan(plan: &Plan, pool: &Pool, counters: &[Arc<LinkCounters>]) -> WriterPlan {
     WriterPlan {
         depth: plan.limits.write_depth,
+        volume_count: plan.data.volumes.len().max(1),
+        stripe_blocks: plan.stripe_blocks() as usize,
         sync_interval: plan.limits.sync_interval,
         reserve_bytes: plan.limits.reserve_bytes.unwrap_or(0),
         pool: Some(pool.clone()),
         counters: counters.to_vec(),
-        ..WriterPlan::new(plan.data.directory.clone())
+        ..WriterPlan::new(plan.data.volumes.first().unwrap_or(&plan.data.directory).clone())
     }
 }
 

@@ -5,7 +5,7 @@
 //! Jobs are done in order; answers come back by channel. Should the thread die, the answers are disconnected.
 
 use std::collections::VecDeque;
-use std::fs::File;
+use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -55,10 +55,16 @@ pub(super) struct NewSegment {
     pub(super) is_direct: bool,
 }
 
+/// A segment file that is there, and the volume that holds it.
+pub(super) struct Prepared {
+    pub(super) file: File,
+    pub(super) volume: usize,
+}
+
 /// What was done.
 pub(super) enum Answer {
     /// A segment is there, or could not be made.
-    Prepared(u64, u64, Result<File, StorageError>),
+    Prepared(u64, u64, Result<Prepared, StorageError>),
     /// The last document of a tile is written.
     Finished(u64, Result<(), StorageError>),
 }
@@ -198,30 +204,82 @@ fn segment_path(array: &Path, number: u64) -> PathBuf {
     array.join("c").join(number.to_string()).join("0").join("0")
 }
 
-/// Creates a segment: preallocated, pages 0 and 1 with every chunk absent, synced, named, and its names durable. Where the
-/// reserve would suffer, nothing is created.
-fn prepare(new: &NewSegment) -> Result<File, StorageError> {
-    if let Some(space) = Space::of(&new.files.array, new.reserve_bytes) {
+/// Creates a segment in the data set, or in the first volume in its turn that takes it, with a link to it here.
+fn prepare(new: &NewSegment) -> Result<Prepared, StorageError> {
+    let (path, volumes) = (segment_path(&new.files.array, new.number), &new.files.volumes);
+    let prepared = match volumes.is_empty() {
+        true => create(new, &path, &new.files.array).map(|file| Prepared { file, volume: 0 }),
+        false => prepare_elsewhere(new, &path),
+    };
+    match prepared {
+        Err(error) => {
+            remove_dirs(&*new.files.system, &path);
+            Err(error)
+        }
+        Ok(prepared) => link_whole(new, &path).map(|()| prepared),
+    }
+}
+
+/// Tries one volume after the other. A full one is passed over, one that refuses otherwise has failed.
+fn prepare_elsewhere(new: &NewSegment, path: &Path) -> Result<Prepared, StorageError> {
+    let (system, volumes) = (&*new.files.system, &new.files.volumes);
+    let mut refusal = None;
+    for volume in volumes.turns(new.tile, new.number) {
+        let target = volumes.path(volume, new.tile, new.number);
+        match create_home(system, volumes.home(volume)).and_then(|()| create(new, &target, volumes.home(volume))) {
+            Ok(file) => {
+                let linked = link_volume(system, &target, path);
+                if linked.is_err() {
+                    let _ = system.remove(&target); // Best effort: without a link nobody reads it.
+                }
+                return linked.map(|()| Prepared { file, volume });
+            }
+            Err(error) => {
+                if !error.is_full() {
+                    volumes.fail(volume);
+                }
+                refusal.get_or_insert(error);
+            }
+        }
+    }
+    Err(refusal.unwrap_or_else(|| StorageError::NoVolume { count: volumes.count() }))
+}
+
+/// The link to a segment on another disk; absolute, because the disks are mounted where they are.
+fn link_volume(system: &dyn FileSystem, target: &Path, path: &Path) -> Result<(), StorageError> {
+    let parent = path.parent().unwrap_or(path);
+    files::create_dirs(system, parent)?;
+    let target = std::path::absolute(target).context("resolve", target)?;
+    system.link(&target, path).context("link", path)?;
+    files::sync_dir(system, parent)
+}
+
+/// Makes the directory of a data set's segments in a volume that is there.
+fn create_home(system: &dyn FileSystem, home: &Path) -> Result<(), StorageError> {
+    match system.create_dir(home) {
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+        result => result.context("create", home).and_then(|()| files::sync_dir(system, home.parent().unwrap_or(home))),
+    }
+}
+
+/// Creates a segment file: preallocated, pages 0 and 1 with every chunk absent, synced, named, and its name durable.
+/// Where the reserve would suffer, nothing is created. `disk`: a directory of the file system that takes it.
+fn create(new: &NewSegment, path: &Path, disk: &Path) -> Result<File, StorageError> {
+    if let Some(space) = Space::of(disk, new.reserve_bytes) {
         space.spare(new.need_bytes)?;
     }
-    let system = &*new.files.system;
-    let path = segment_path(&new.files.array, new.number);
-    let part = path.with_extension("part");
-    let parent = path.parent().unwrap_or(&path);
-    files::create_dirs(system, parent)?;
+    let (system, part) = (&*new.files.system, path.with_extension("part"));
+    files::create_dirs(system, path.parent().unwrap_or(path))?;
     let creation = if new.is_direct { Creation::Direct } else { Creation::Empty };
     let file = system.create(&part, creation).context("create", &part)?;
     let result = fill(system, &file, new).context("prepare", &part).and_then(|()| {
-        system.rename(&part, &path).context("rename", &part)?;
-        files::sync_dir(system, parent)
+        system.rename(&part, path).context("rename", &part)?;
+        files::sync_dir(system, path.parent().unwrap_or(path))
     });
-    if let Err(error) = result {
+    if result.is_err() {
         let _ = system.remove(&part); // Best effort: a `.part` is ignored by every reader.
-        remove_dirs(system, &path);
-        return Err(error);
     }
-    link(new, &path)?;
-    Ok(file)
+    result.map(|()| file)
 }
 
 fn fill(system: &dyn FileSystem, file: &File, new: &NewSegment) -> io::Result<()> {
@@ -244,7 +302,7 @@ fn fill(system: &dyn FileSystem, file: &File, new: &NewSegment) -> io::Result<()
 }
 
 /// For a tile of a regular grid: the link that puts this segment into the array of whole frames.
-fn link(new: &NewSegment, path: &Path) -> Result<(), StorageError> {
+fn link_whole(new: &NewSegment, path: &Path) -> Result<(), StorageError> {
     let Some((whole, ty, tx)) = &new.files.whole else { return Ok(()) };
     let directory = whole.join("c").join(new.number.to_string()).join(ty.to_string());
     let system = &*new.files.system;
@@ -264,6 +322,9 @@ fn discard(files: &TileFiles, number: u64) {
     let system = &*files.system;
     let path = segment_path(&files.array, number);
     // Best effort: what is left over reads as fill.
+    if let Ok(target) = fs::read_link(&path) {
+        let _ = system.remove(&target);
+    }
     let _ = system.remove(&path);
     remove_dirs(system, &path);
     if let Some((whole, ty, tx)) = &files.whole {

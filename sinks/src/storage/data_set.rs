@@ -20,6 +20,7 @@ use serde_json::{Value, json};
 
 use super::error::{Context as _, StorageError};
 use super::file_system::{Creation, FileSystem, RealFiles};
+use super::volumes::Volumes;
 use super::{files, table};
 
 const NAME_BYTES_MAX: usize = 128;
@@ -39,6 +40,8 @@ pub struct NewDataSet<'a> {
     pub software: String,
     /// The user's own notes; `Null` for none.
     pub user: Value,
+    /// Directories on other disks over which the segments are spread; empty = they lie in the data set.
+    pub volumes: &'a [PathBuf],
 }
 
 /// A finished picture or table, to be kept with the frames.
@@ -83,6 +86,7 @@ pub struct DataSet {
     watermarks: Vec<Arc<Watermarks>>,
     extents: Arc<Mutex<Vec<u64>>>,
     grid: Option<Grid>,
+    volumes: Arc<Volumes>,
     _lock: File,
 }
 
@@ -115,6 +119,8 @@ pub(super) struct TileFiles {
     pub(super) tile: usize,
     /// Progress, as `progress.json` has it.
     pub(super) watermarks: Arc<Watermarks>,
+    /// Where its segments lie, if not here.
+    pub(super) volumes: Arc<Volumes>,
     /// How often the clerk was asked to replace `progress.json`.
     pub(super) progress_count: Arc<AtomicU64>,
 }
@@ -172,7 +178,8 @@ impl DataSet {
         let (regions, manifest) = (new.regions.to_vec(), Mutex::new(manifest));
         let watermarks = regions.iter().map(|_| Arc::default()).collect();
         let extents = Arc::new(Mutex::new(vec![0; regions.len()]));
-        Ok(Self { system, root, manifest, regions, watermarks, extents, grid, _lock: lock })
+        let volumes = Arc::new(Volumes::new(new.volumes, series));
+        Ok(Self { system, root, manifest, regions, watermarks, extents, grid, volumes, _lock: lock })
     }
 
     /// Progress of every tile, in the order of the links; raised by the writer.
@@ -230,6 +237,7 @@ impl DataSet {
             extents,
             tile,
             watermarks,
+            volumes: Arc::clone(&self.volumes),
             progress_count,
         };
         files.write_metadata(files.metadata.frame_count)?;

@@ -112,6 +112,8 @@ pub struct Tag {
     pub purpose: Purpose,
     /// Times it was tried again.
     pub retries: u8,
+    /// Which volume takes it: pixels wait for their own disk only.
+    pub volume: u8,
 }
 
 /// What an operation is for, within a segment.

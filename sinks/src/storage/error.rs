@@ -72,6 +72,12 @@ pub enum StorageError {
         /// What of it stays free.
         reserve_bytes: u64,
     },
+    /// No volume takes segments any more.
+    #[error("all {count} volumes have failed")]
+    NoVolume {
+        /// How many there are.
+        count: usize,
+    },
     /// A size does not agree with the shape.
     #[error("result {name} has {got_bytes} bytes, its shape needs {want_bytes}")]
     ResultSize {
@@ -112,6 +118,19 @@ pub enum StorageError {
         /// What is allowed.
         allowed: String,
     },
+}
+
+impl StorageError {
+    /// Whether the disk works and has no room.
+    pub(super) fn is_full(&self) -> bool {
+        match self {
+            Self::Reserve { .. } => true,
+            Self::Io { source, .. } => {
+                matches!(source.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
+            }
+            _ => false,
+        }
+    }
 }
 
 fn series(frame_count: Option<u64>) -> String {

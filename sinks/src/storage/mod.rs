@@ -31,6 +31,7 @@ mod table;
 mod tile;
 mod uring;
 mod verify;
+mod volumes;
 mod writer;
 
 pub use clock::{Clock, RealClock};

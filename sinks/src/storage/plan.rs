@@ -37,6 +37,10 @@ pub struct WriterPlan {
     pub directory: PathBuf,
     /// Data writes in flight.
     pub depth: u32,
+    /// Disks over which segments are spread, at least 1; each has its own depth.
+    pub volume_count: usize,
+    /// Data writes that may wait for one volume while others are written.
+    pub stripe_blocks: usize,
     /// Largest single data write, in bytes, a multiple of 4096.
     pub piece_bytes: usize,
     /// Readers hear of new frames about this often.
@@ -65,6 +69,8 @@ impl WriterPlan {
         Self {
             directory,
             depth: 16,
+            volume_count: 1,
+            stripe_blocks: 0,
             piece_bytes: 4 << 20,
             publish_interval: Duration::from_millis(100),
             sync_interval: Duration::from_millis(500),
@@ -82,7 +88,7 @@ impl WriterPlan {
     pub fn choose_disk(&self) -> io::Result<(Box<dyn Disk>, WriterReport)> {
         let mut notes = Vec::new();
         let is_direct = self.is_direct && takes_direct(&self.directory, &mut notes)?;
-        let capacity = self.depth.max(1) as usize + SMALL_OPS;
+        let capacity = self.volume_count.max(1) * self.depth.max(1) as usize + SMALL_OPS;
         let pool = self.pool.as_ref().filter(|_| self.disk == DiskChoice::Auto);
         let ring = match self.disk {
             DiskChoice::Threads => None,

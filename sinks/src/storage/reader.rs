@@ -330,9 +330,10 @@ fn is_locked(root: &Path) -> Result<bool, StorageError> {
     }
 }
 
+/// Opens a file, if it is there. A link that leads nowhere is an error: the volume that it leads to is not mounted.
 pub(super) fn open_if_there(path: &Path) -> Result<Option<File>, StorageError> {
     match File::open(path) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) if error.kind() == io::ErrorKind::NotFound && !path.is_symlink() => Ok(None),
         result => result.map(Some).context("open", path),
     }
 }

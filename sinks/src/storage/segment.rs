@@ -89,6 +89,8 @@ pub(super) struct Segment {
     tile: u64,
     layout: Layout,
     file: Option<DiskFile>,
+    /// Which volume holds it; at most 16 are configured.
+    pub(super) volume: usize,
     frames: Vec<FrameState>,
     crcs: Vec<u32>,
     chunks: Vec<Option<u32>>,
@@ -113,17 +115,18 @@ pub(super) struct Segment {
 
 impl Segment {
     /// A segment on this file; without one every frame of it fails.
-    pub(super) fn new(tile: u64, number: u64, layout: Layout, file: Result<DiskFile, String>) -> Self {
+    pub(super) fn new(tile: u64, number: u64, layout: Layout, file: Result<(DiskFile, usize), String>) -> Self {
         let (frames, chunks) = (layout.frames_per_segment() as usize, layout.chunks_per_segment as usize);
-        let (file, poison) = match file {
-            Ok(file) => (Some(file), None),
-            Err(reason) => (None, Some(reason)),
+        let (file, volume, poison) = match file {
+            Ok((file, volume)) => (Some(file), volume, None),
+            Err(reason) => (None, 0, Some(reason)),
         };
         Self {
             number,
             tile,
             layout,
             file,
+            volume,
             frames: vec![FrameState::Absent; frames],
             crcs: vec![0; frames],
             chunks: vec![None; chunks],
@@ -163,7 +166,7 @@ impl Segment {
     }
 
     fn tag(&self, purpose: Purpose) -> Tag {
-        Tag { tile: self.tile, segment: self.number, purpose, retries: 0 }
+        Tag { tile: self.tile, segment: self.number, purpose, retries: 0, volume: self.volume as u8 }
     }
 
     /// Takes the frames of a block that are present and not here yet. Returns frames that are refused.

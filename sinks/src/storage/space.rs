@@ -10,7 +10,9 @@
 //! # Units
 //! Bytes as the file system counts them, for ordinary users; frames of the series.
 
-use std::path::Path;
+use std::collections::BTreeMap;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::{Path, PathBuf};
 
 use ronchi_pipeline::{Layout, SECTOR_BYTES};
 
@@ -49,6 +51,23 @@ impl Space {
     /// The space of the file system of `directory`; `None` when the system does not tell.
     pub fn of(directory: &Path, reserve_bytes: u64) -> Option<Self> {
         disk_free_bytes(directory).map(|free_bytes| Self { free_bytes, reserve_bytes })
+    }
+
+    /// The space of several directories together, each of which keeps the reserve; those on one disk count once. `None` when
+    /// the system does not tell of one.
+    pub fn over(directories: &[PathBuf], reserve_bytes: u64) -> Option<Self> {
+        let mut disks = BTreeMap::new();
+        for directory in directories {
+            let disk = std::fs::metadata(directory).ok()?.dev();
+            disks.insert(disk, Self::of(directory, reserve_bytes)?);
+        }
+        // Of a disk that holds less than its reserve nothing may be taken, and nothing more is missing there.
+        let free_bytes = disks.values().map(|space| space.free_bytes.max(reserve_bytes)).fold(0, u64::saturating_add);
+        let reserve_bytes = reserve_bytes.saturating_mul(disks.len() as u64);
+        match disks.len() {
+            1 => disks.into_values().next(),
+            _ => Some(Self { free_bytes, reserve_bytes }),
+        }
     }
 
     /// Bytes of the whole file system of `directory`, used ones included.

@@ -11,13 +11,12 @@
 mod marks;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::fs::File;
 use std::ops::Range;
 use std::sync::Arc;
 
 use ronchi_pipeline::{Block, End, EndReason, FrameFlag, FrameRecord, LinkCounters, Series};
 
-use super::clerk::{Job, NewSegment};
+use super::clerk::{Job, NewSegment, Prepared};
 use super::clock::Clock;
 use super::data_set::TileFiles;
 use super::disk::{Action, Bytes, Disk, DiskFile, Op, Purpose, Tag};
@@ -78,7 +77,7 @@ pub(super) struct Tile {
     newest: Option<u64>,
     next_frame: u64,
     asked: BTreeSet<u64>,
-    ready: BTreeMap<u64, Result<File, StorageError>>,
+    ready: BTreeMap<u64, Result<Prepared, StorageError>>,
     table: FrameTable,
     log: DiskFile,
     log_bytes: u64,
@@ -161,7 +160,7 @@ impl Tile {
     }
 
     fn tag(&self, segment: u64, purpose: Purpose) -> Tag {
-        Tag { tile: self.key, segment, purpose, retries: 0 }
+        Tag { tile: self.key, segment, purpose, retries: 0, volume: 0 }
     }
 
     /// Asks for a segment file, once, if the series has frames for it.
@@ -187,7 +186,7 @@ impl Tile {
     }
 
     /// A segment file is there, or could not be made.
-    pub(super) fn prepared(&mut self, number: u64, file: Result<File, StorageError>) {
+    pub(super) fn prepared(&mut self, number: u64, file: Result<Prepared, StorageError>) {
         if self.asked.contains(&number) && !self.open.contains_key(&number) {
             self.ready.insert(number, file);
         }
@@ -241,7 +240,7 @@ impl Tile {
 
     fn open_segment(&mut self, number: u64, disk: &mut dyn Disk) {
         let file = match self.ready.remove(&number) {
-            Some(Ok(file)) => Ok(disk.attach(file)),
+            Some(Ok(Prepared { file, volume })) => Ok((disk.attach(file), volume)),
             Some(Err(error)) => Err(error.to_string()),
             None => Err("no frames were announced for this segment".to_owned()),
         };
@@ -316,6 +315,9 @@ impl Tile {
         LinkCounters::add(&self.counters.written_bytes, bytes);
         if let Some(error) = error {
             tracing::error!(segment = tag.segment, purpose = ?tag.purpose, error, "the disk refused an operation");
+            if matches!(tag.purpose, Purpose::Part(_) | Purpose::Seam(..) | Purpose::Page | Purpose::Sync) {
+                self.files.volumes.fail(self.open.get(&tag.segment).map_or(0, |segment| segment.volume));
+            }
             self.error.get_or_insert_with(|| error.to_owned());
         }
         if matches!(tag.purpose, Purpose::Part(_) | Purpose::Seam(..)) {

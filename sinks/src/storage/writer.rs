@@ -1,11 +1,13 @@
-//! The writer thread: takes blocks off the raw queue and brings them to disk, one thread for all links of a volume.
+//! The writer thread: takes blocks off the raw queue and brings them to disk, one thread for all
+//! links and volumes.
 //!
 //! # Place in the path
 //! receive loop -> raw queue -> **writer** -> `Disk`. A block's handle is dropped with its last completed write.
 //!
 //! # Invariants
-//! - I1: data writes in flight never exceed the depth of the plan; while they are that many no event is taken, so the
-//!   raw queue fills and the detector feels it.
+//! - I1: data writes in flight never exceed the depth of the plan, for each volume; while they are that many, and those that
+//!   wait more than the plan's `stripe_blocks` (none with one disk), no event is taken, so the raw queue fills and the
+//!   detector feels it.
 //! - I2: every completion is checked for its length; a short write goes on with its rest.
 //! - I3: segments and documents are created, named and replaced by the clerk. What the thread does itself, with its
 //!   syncs, and blocks on: the arrays and the log of a tile, once per series, and the three files of the frame table,
@@ -148,6 +150,13 @@ impl Writer {
     }
 }
 
+/// Writes of pixels to one volume.
+#[derive(Debug, Default)]
+struct Lane {
+    queue: VecDeque<Op>,
+    in_flight: usize,
+}
+
 struct Session {
     plan: WriterPlan,
     tile_plan: TilePlan,
@@ -162,9 +171,9 @@ struct Session {
     /// Links whose series could not be opened, with the reason.
     refused: HashMap<u32, String>,
     next_key: u64,
-    data: VecDeque<Op>,
+    /// One per volume, or one in all.
+    lanes: Vec<Lane>,
     small: VecDeque<Op>,
-    data_in_flight: usize,
     next_publish: Instant,
     next_sync: Instant,
 }
@@ -196,9 +205,8 @@ impl Session {
             current: HashMap::new(),
             refused: HashMap::new(),
             next_key: 0,
-            data: VecDeque::new(),
+            lanes: (0..plan.volume_count.max(1)).map(|_| Lane::default()).collect(),
             small: VecDeque::new(),
-            data_in_flight: 0,
             next_publish: now + plan.publish_interval,
             next_sync: now + plan.sync_interval,
             plan,
@@ -208,7 +216,7 @@ impl Session {
     fn run(mut self, next: &mut NextEvent<'_>) {
         loop {
             self.turn(Duration::ZERO);
-            if !self.data.is_empty() {
+            if self.is_backlogged() {
                 self.turn(PEEK); // I1
                 continue;
             }
@@ -398,31 +406,42 @@ impl Session {
 
     fn queue(&mut self, ops: Vec<Op>) {
         for op in ops {
-            if is_data(&op) { self.data.push_back(op) } else { self.small.push_back(op) }
+            if is_data(&op) { self.lane(&op).queue.push_back(op) } else { self.small.push_back(op) }
         }
     }
 
     /// Submits what there is room for: small operations first, so that publishing never waits behind data.
     fn pump(&mut self) {
         while self.disk.in_flight() < self.disk.capacity() {
-            if let Some(op) = self.small.pop_front() {
-                self.disk.submit(op);
-                continue;
-            }
-            if self.data_in_flight >= self.depth {
-                return;
-            }
-            let Some(op) = self.data.pop_front() else { return };
-            self.data_in_flight += 1;
+            let Some(op) = self.small.pop_front().or_else(|| self.next_data()) else { return };
             self.disk.submit(op);
         }
+    }
+
+    /// The next write of pixels that its volume has room for.
+    fn next_data(&mut self) -> Option<Op> {
+        let depth = self.depth;
+        let lane = self.lanes.iter_mut().find(|lane| lane.in_flight < depth && !lane.queue.is_empty())?;
+        lane.in_flight += 1;
+        lane.queue.pop_front()
+    }
+
+    /// Where the pixels of this operation wait. The plan has a lane for every volume there can be.
+    fn lane(&mut self, op: &Op) -> &mut Lane {
+        let last = self.lanes.len() - 1;
+        &mut self.lanes[usize::from(op.tag.volume).min(last)]
+    }
+
+    /// Whether no event is to be taken (I1).
+    fn is_backlogged(&self) -> bool {
+        self.lanes.iter().map(|lane| lane.queue.len()).sum::<usize>() > self.plan.stripe_blocks
     }
 
     /// Checks a completion (I2) and tells its tile.
     fn settle(&mut self, done: Done) {
         let Done { mut op, result } = done;
         let is_data = is_data(&op);
-        self.data_in_flight -= usize::from(is_data);
+        self.lane(&op).in_flight -= usize::from(is_data);
         let want = op.bytes_len();
         let mut written = 0;
         let error = match result {
@@ -451,7 +470,7 @@ impl Session {
 
     fn again(&mut self, mut op: Op, is_data: bool) {
         op.tag.retries += 1;
-        if is_data { self.data.push_front(op) } else { self.small.push_front(op) }
+        if is_data { self.lane(&op).queue.push_front(op) } else { self.small.push_front(op) }
     }
 }
 

@@ -35,7 +35,7 @@ fn a_dead_clerk_ends_the_writer() {
     let open = Box::new(move |series: &Arc<Series>| {
         let regions = [series.announced.region];
         let (created, software, user) = (String::new(), String::new(), serde_json::Value::Null);
-        let new = NewDataSet { series, regions: &regions, scan: None, created, software, user };
+        let new = NewDataSet { series, regions: &regions, scan: None, created, software, user, volumes: &[] };
         DataSet::create(&parent, &new).map(Arc::new)
     });
     let (events, queue) = crossbeam_channel::bounded(4);

@@ -7,3 +7,4 @@ mod rig;
 mod round_trip;
 mod sim;
 mod verify;
+mod volumes;

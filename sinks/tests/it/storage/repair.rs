@@ -295,6 +295,7 @@ fn refusals() {
         created: "2026-01-01T00:00:00Z".into(),
         software: "test".into(),
         user: serde_json::Value::Null,
+        volumes: &[],
     };
     let data_set = DataSet::create(dir.path(), &new).expect("data set");
     let refused = repair(data_set.path(), &plan(), &mut |_, _| {});

@@ -41,6 +41,8 @@ pub(super) struct Rig {
     /// Frames the receiver says it received beside those it did: a bug to be noticed.
     pub(super) invented_count: u64,
     pub(super) pool: Pool,
+    /// Directories of the segments, if they are not to lie in the data set.
+    pub(super) volumes: Vec<PathBuf>,
     pub(super) dir: TempDir,
 }
 
@@ -95,6 +97,7 @@ impl Rig {
             is_cut_off: false,
             invented_count: 0,
             pool,
+            volumes: Vec::new(),
             dir,
         }
     }
@@ -130,6 +133,7 @@ impl Rig {
             created: "2026-01-01T00:00:00Z".into(),
             software: "test".into(),
             user: serde_json::Value::Null,
+            volumes: &self.volumes,
         }
     }
 

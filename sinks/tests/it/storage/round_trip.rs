@@ -200,6 +200,7 @@ fn results_and_names() {
         created: String::new(),
         software: String::new(),
         user: serde_json::Value::Null,
+        volumes: &[],
     };
     let set = ronchi_sinks::storage::DataSet::create(dir.path(), &new).expect("new");
     assert!(matches!(ronchi_sinks::storage::DataSet::create(dir.path(), &new), Err(StorageError::Exists { .. })));
