@@ -99,6 +99,10 @@ impl Display for Report<'_> {
         } else {
             writeln!(f, " ({rate:.2} GB/s)")?
         }
+        if found.progress_lost > 0 {
+            let tiles = plural(found.progress_lost, "tile");
+            writeln!(f, "  how far {tiles} had come was lost in a power cut: what has a checksum was checked by it")?;
+        }
         for flaw in &found.flaws {
             writeln!(f, "  FLAW: {}", printable(&flaw.to_string()))?;
         }

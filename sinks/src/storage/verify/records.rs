@@ -39,7 +39,9 @@ impl Audit<'_> {
         }
     }
 
-    /// Progress of a tile before its arrays are opened (I2); `None` when there is none or it is not readable.
+    /// Progress of a tile before its arrays are opened (I2); `None` when there is none or it is not readable. It is
+    /// replaced without a sync while frames come in: a power cut may leave an earlier one, none, or one without its
+    /// content.
     pub(super) fn read_progress(&mut self, tile: u32) -> Option<Progress> {
         let is_alone = self.manifest.detector.tiles.len() <= 1;
         let base = if is_alone { self.root.to_owned() } else { self.root.join("tiles").join(tile.to_string()) };
@@ -48,9 +50,12 @@ impl Audit<'_> {
         if !path.exists() && (!has_begun || self.condition == Condition::Running) {
             return None; // Whether there must be one is decided where the tile is opened.
         }
-        let text = files::read_text(&path);
-        let text = self.report.tell(self.root, text, "the progress of the tile")?;
-        let progress = Progress::from_json(&text).map_err(|source| StorageError::Format { path, source });
+        let progress = files::read_text(&path)
+            .and_then(|text| Progress::from_json(&text).map_err(|source| StorageError::Format { path, source }));
+        if progress.is_err() && self.condition == Condition::Died {
+            self.report.progress_lost += 1;
+            return None;
+        }
         self.report.tell(self.root, progress, "the progress of the tile")
     }
 

@@ -66,6 +66,8 @@ pub struct Verification {
     pub unknown: u64,
     /// Chunks whose checksum does not match, but that were never durable: a receiver died, or a sync was refused.
     pub doubtful: u64,
+    /// Tiles whose progress was lost together with their receiver: of them nothing is known to have been durable.
+    pub progress_lost: u64,
     /// Bytes read from segments.
     pub bytes: u64,
     /// Flaws in all.
@@ -92,6 +94,7 @@ impl Verification {
             good: 0,
             unknown: 0,
             doubtful: 0,
+            progress_lost: 0,
             bytes: 0,
             flaw_count: 0,
             flaws: Vec::new(),

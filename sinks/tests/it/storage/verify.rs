@@ -75,6 +75,23 @@ pub(super) fn copy(from: &Path, to: &Path) {
     }
 }
 
+/// A power cut may take what progress said: no flaw where a receiver died, and what has a checksum is still checked.
+#[test]
+fn progress_lost_with_its_receiver_is_no_flaw() {
+    let (path, _dir) = died();
+    let progress = path.join("progress.json");
+    for content in [Some(&b""[..]), Some(&[0; 200]), None] {
+        match content {
+            Some(bytes) => fs::write(&progress, bytes).expect("write"),
+            None => fs::remove_file(&progress).expect("remove"),
+        }
+        let found = check(&path);
+        assert_eq!(found.flaws, []);
+        assert_eq!((found.condition, found.progress_lost, found.frames_promised), (Condition::Died, 1, 0));
+        assert_eq!((found.good, found.unknown, found.doubtful), (1, 1, 0));
+    }
+}
+
 /// All files below a directory, links too.
 pub(super) fn all_files(dir: &Path) -> Vec<PathBuf> {
     let mut found = Vec::new();
