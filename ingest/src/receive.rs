@@ -53,6 +53,8 @@ pub trait Register: Sync {
 pub struct Refused {
     /// What does not fit, with both values.
     pub reason: String,
+    /// Where it should go is taken: by an earlier data set, or by another receiver that writes there now.
+    pub is_taken: bool,
 }
 
 /// Why the loop ended before it was told to.

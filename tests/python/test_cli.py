@@ -89,8 +89,12 @@ def test_existing_data_set_is_refused_and_left_as_it_is(folder, small):
     before = contents(out)
     with small.simulator() as detector:
         with harness.recording(detector, out, *small.arguments) as process:
-            assert process.wait(60) > 0, process.log()
-            assert process.stderr().strip()
+            assert process.wait(60) == 3, process.log()
+            assert "exists already" in process.stderr()
+    assert contents(out) == before
+    # Refused before anybody was asked for frames: here nobody would answer.
+    address = f"merlin://127.0.0.1:{harness.free_port()}"
+    assert harness.ronchi("record", address, "--out", out, "--reserve-gib", 0)[0] == 3
     assert contents(out) == before
 
 

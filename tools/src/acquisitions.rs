@@ -354,7 +354,10 @@ impl Acquisitions {
             match DataSet::create(&planned.directory, &new) {
                 Ok(data_set) => return Ok(Some(data_set)),
                 Err(StorageError::Exists { .. }) if !(self.exact_name && begun == 0) => {}
-                Err(error) => return Err(refused(error.to_string())),
+                Err(error) => {
+                    let is_taken = matches!(error, StorageError::Exists { .. });
+                    return Err(Refused { is_taken, ..refused(error.to_string()) });
+                }
             }
         }
         Err(refused(format!("no free name like {}_0001 in {}", planned.name, planned.directory.display())))
@@ -444,5 +447,5 @@ impl Register for Acquisitions {
 }
 
 fn refused(reason: String) -> Refused {
-    Refused { reason }
+    Refused { reason, is_taken: false }
 }

@@ -19,6 +19,18 @@ pub mod summary;
 pub mod verify;
 pub mod watch;
 
+use ronchi_ingest::ReceiveError;
+use ronchi_sinks::storage::StorageError;
+
+/// Exit code of a command that could not do its work: 3 when another data set or writer has the place, else 2.
+pub fn exit_code(error: &anyhow::Error) -> std::process::ExitCode {
+    let is_taken = error.chain().any(|cause| {
+        matches!(cause.downcast_ref(), Some(StorageError::Exists { .. }))
+            || matches!(cause.downcast_ref(), Some(ReceiveError::Refused(refused)) if refused.is_taken)
+    });
+    std::process::ExitCode::from(if is_taken { 3 } else { 2 })
+}
+
 /// Sends log lines to standard error; `RONCHI_LOG` selects them (`info`, `ronchi_ingest=debug`, ...).
 pub fn start_logging() {
     use tracing_subscriber::EnvFilter;

@@ -59,6 +59,6 @@ fn main() -> ExitCode {
     };
     result.unwrap_or_else(|error| {
         eprintln!("ronchi: {error:#}");
-        ExitCode::from(2)
+        ronchi::exit_code(&error)
     })
 }

@@ -20,7 +20,7 @@ use ronchi_ingest::{Link, ReceiveError, Source, receive};
 use ronchi_pipeline::{Block, Event, FanOut, Layout, LinkCounters, Pool, Series};
 use ronchi_sinks::http::{HttpLimits, HttpServer};
 use ronchi_sinks::live::{self, Board, Publisher, StreamPlan, Wiring};
-use ronchi_sinks::storage::{Disk, Space, Writer, WriterPlan, WriterReport};
+use ronchi_sinks::storage::{Disk, Space, StorageError, Writer, WriterPlan, WriterReport};
 
 use crate::acquisitions::{Acquisition, Acquisitions, IMAGES_BYTES_MAX};
 use crate::finisher::Finisher;
@@ -58,6 +58,7 @@ impl Receiver {
     /// Takes all memory, binds all ports and starts all threads.
     pub fn start(mut plan: Plan, options: Options) -> Result<Self> {
         if plan.data.record {
+            refuse_existing(&plan, options.exact_name)?;
             prepare_disk(&mut plan)?;
         }
         let pool = Pool::new(plan.slot_count(), Layout::slot_bytes(plan.limits.block_bytes) as usize)
@@ -138,6 +139,16 @@ impl Receiver {
 pub fn ceiling_bytes(plan: &Plan) -> u64 {
     let images = IMAGES_BYTES_MAX * live::ACQUISITIONS_MAX as u64;
     plan.pool_bytes() + images + OVERHEAD_BYTES
+}
+
+/// Refuses a data set that is there already, before a detector or a file is touched. Of two receivers that start at the
+/// same time, the one that makes the directory first has it.
+fn refuse_existing(plan: &Plan, exact_name: bool) -> Result<()> {
+    let path = plan.data.directory.join(format!("{}.ronchi", plan.data.name));
+    if exact_name && path.symlink_metadata().is_ok() {
+        return Err(StorageError::Exists { path }.into());
+    }
+    Ok(())
 }
 
 /// Makes the directory, fixes how much of its file system stays free, and lets writes fail where they would kill.

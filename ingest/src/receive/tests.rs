@@ -165,7 +165,7 @@ impl Register for Choosy<'_> {
         let mut begun = self.1.lock().expect("not poisoned");
         *begun += 1;
         match *begun {
-            1 => Err(Refused { reason: "too large".into() }),
+            1 => Err(Refused { reason: "too large".into(), is_taken: false }),
             _ => self.0.begin(link, announced),
         }
     }

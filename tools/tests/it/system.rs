@@ -20,7 +20,7 @@ use ronchi_config::{
 use ronchi_ingest::merlin::mpx_prefix;
 use ronchi_pipeline::reduce::{Reduction, VirtualDetector};
 use ronchi_pipeline::{LinkCounters, NavShape, Region, SigShape};
-use ronchi_sinks::storage::{Depth, Reader, verify};
+use ronchi_sinks::storage::{Depth, Reader, StorageError, verify};
 
 const SCAN: NavShape = NavShape { height: 12, width: 16 };
 const DETECTOR: SigShape = SigShape { height: 48, width: 48 };
@@ -316,16 +316,14 @@ fn cut(counts: &[u32], region: Region, pixels: &mut [u8]) {
     }
 }
 
-/// An existing data set is never written over.
+/// An existing data set is never written over: refused before the detector is asked for anything.
 #[test]
 fn an_existing_data_set_is_left_alone() {
     let directory = tempfile::tempdir().expect("folder");
     std::fs::create_dir(directory.path().join("scan.ronchi")).expect("folder");
     let simulator = MerlinSimulator::start(simulation(&[])).expect("simulator");
     let plan = plan(directory.path(), vec![merlin(simulator.data_address)]);
-    let receiver = Receiver::start(plan, options(1)).expect("receiver starts");
-    assert_eq!(receiver.summaries().count(), 0);
-    let error = receiver.join().expect_err("refused").to_string();
-    assert!(error.contains("exists"), "{error}");
+    let error = Receiver::start(plan, options(1)).err().expect("refused");
+    assert!(matches!(error.downcast_ref(), Some(StorageError::Exists { .. })), "{error}");
     assert_eq!(std::fs::read_dir(directory.path().join("scan.ronchi")).expect("folder").count(), 0);
 }
