@@ -155,6 +155,10 @@ impl BoardCollector {
         gauge(encoder, "pool_slots", "All pool slots", None, wiring.pool_slots as f64)?;
         let bytes = (wiring.pool_slots as f64) * wiring.slot_bytes as f64;
         gauge(encoder, "pool", "Memory of the pool", Some(&Unit::Bytes), bytes)?;
+        let help = "How frames are written, always 1";
+        let mut family = encoder.encode_descriptor("write_method", help, None, MetricType::Gauge)?;
+        let method = [("method", wiring.write_method.as_str())];
+        ConstGauge::new(1_i64).encode(family.encode_family(&method)?)?;
         if let Some(free) = wiring.directory.as_deref().and_then(disk_free_bytes) {
             gauge(encoder, "disk_free", "Free space where data sets go", Some(&Unit::Bytes), free as f64)?;
             let reserve = wiring.reserve_bytes as f64;
@@ -293,7 +297,7 @@ mod tests {
             slot_bytes: 4096,
             directory: Some("/".into()),
             reserve_bytes: 4_000_000_000,
-            write_method: String::new(),
+            write_method: "4 pwrite threads".to_owned(),
         });
         board.stream.discarded.store(11, Ordering::Relaxed);
         LinkCounters::add(&board.violated_laws, 2);
@@ -308,6 +312,7 @@ mod tests {
         assert_eq!(idle["ronchi_gap_frames_total{link=\"tile \\\"0\\\"\",reason=\"rejected\"}"], 5.0);
         assert_eq!(idle["ronchi_connected{link=\"tile \\\"0\\\"\"}"], 1.0);
         assert_eq!(idle["ronchi_queue_blocks{queue=\"raw\"}"], 3.0);
+        assert_eq!(idle["ronchi_write_method{method=\"4 pwrite threads\"}"], 1.0);
         assert_eq!(idle["ronchi_pool_free_slots"], 7.0);
         assert_eq!(idle["ronchi_pool_bytes"], 9.0 * 4096.0);
         assert_eq!(idle["ronchi_live_updates_discarded_total"], 11.0);

@@ -2,6 +2,7 @@
 
 mod acquisitions;
 pub mod demo;
+mod descriptors;
 mod finisher;
 mod live_ports;
 pub mod ls;

@@ -23,6 +23,7 @@ use ronchi_sinks::live::{self, Board, Publisher, StreamPlan, Wiring};
 use ronchi_sinks::storage::{Disk, Space, StorageError, Writer, WriterPlan, WriterReport};
 
 use crate::acquisitions::{Acquisition, Acquisitions, IMAGES_BYTES_MAX};
+use crate::descriptors;
 use crate::finisher::Finisher;
 use crate::reducers::{Reducers, Shared};
 use crate::summary::Summary;
@@ -61,6 +62,7 @@ impl Receiver {
             refuse_existing(&plan, options.exact_name)?;
             prepare_disk(&mut plan)?;
         }
+        let http_connections = descriptors::share_out(&mut plan)?;
         let pool = Pool::new(plan.slot_count(), Layout::slot_bytes(plan.limits.block_bytes) as usize)
             .context("take memory for the pool")?;
         let counters: Vec<Arc<LinkCounters>> = plan.links.iter().map(|_| Arc::default()).collect();
@@ -68,7 +70,7 @@ impl Receiver {
         let queues = Queues::new(&plan);
         let writer_plan = plan.data.record.then(|| writer_plan(&plan, &pool, &counters));
         let disk = writer_plan.as_ref().map(WriterPlan::choose_disk).transpose()?;
-        let write_method = disk.as_ref().map_or("nothing is recorded".into(), |(_, report)| report.to_string());
+        let write_method = disk.as_ref().map_or("nothing is recorded".into(), |(_, report)| told(report));
         let board = Board::new(wiring(&plan, &pool, &counters, &queues, write_method));
         let (finish, finishing) = bounded(FINISHING_MAX);
         let acquisitions =
@@ -84,7 +86,10 @@ impl Receiver {
         let http = plan
             .live
             .http
-            .map(|address| HttpServer::spawn(Arc::clone(&board), address, HttpLimits::default()))
+            .map(|address| {
+                let limits = HttpLimits { connections: http_connections, ..HttpLimits::default() };
+                HttpServer::spawn(Arc::clone(&board), address, limits)
+            })
             .transpose()?;
         let links = Links { plan: &plan, pool, counters, queues, acquisitions: &acquisitions, options: &options };
         let receivers = links.start(sources)?;
@@ -149,6 +154,14 @@ fn refuse_existing(plan: &Plan, exact_name: bool) -> Result<()> {
         return Err(StorageError::Exists { path }.into());
     }
     Ok(())
+}
+
+/// The report in one line; a warning where the system does not allow the best way to write.
+fn told(report: &WriterReport) -> String {
+    if !report.is_best() {
+        tracing::warn!("frames are written in a slower way than this machine could: {report}");
+    }
+    report.to_string()
 }
 
 /// Makes the directory, fixes how much of its file system stays free, and lets writes fail where they would kill.

@@ -137,6 +137,13 @@ pub struct WriterReport {
     pub notes: Vec<String>,
 }
 
+impl WriterReport {
+    /// Whether nothing was refused: registered buffers of io_uring, past the page cache.
+    pub fn is_best(&self) -> bool {
+        self.is_direct && self.notes.is_empty() && self.access == "io_uring, registered buffers"
+    }
+}
+
 impl fmt::Display for WriterReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let cache = if self.is_direct { "O_DIRECT" } else { "page cache" };
