@@ -21,7 +21,9 @@ system_packages() {
   local missing=()
   command -v cc >/dev/null && command -v g++ >/dev/null && command -v make >/dev/null || missing+=(build-essential)
   command -v pkg-config >/dev/null || missing+=(pkg-config)
-  command -v mkfs.ext4 >/dev/null || missing+=(e2fsprogs) # Small disks that tests fill up.
+  command -v mkfs.ext4 >/dev/null || missing+=(e2fsprogs) # Small disks that tests fill up, cut off and freeze.
+  command -v mkfs.xfs >/dev/null || missing+=(xfsprogs)
+  command -v mkfs.btrfs >/dev/null || missing+=(btrfs-progs) # Its quotas: what EDQUOT does.
   python3 -c 'import ensurepip, venv' 2>/dev/null || missing+=(python3 python3-venv)
   if [ ${#missing[@]} = 0 ]; then say "system packages: all present"; return; fi
   say "system packages: installing ${missing[*]}"

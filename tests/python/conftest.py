@@ -2,6 +2,7 @@
 
 import os
 import pathlib
+import random
 import shutil
 import tempfile
 
@@ -25,6 +26,27 @@ def folder():
     path = pathlib.Path(tempfile.mkdtemp(dir=base))
     yield path
     shutil.rmtree(path)
+
+
+@pytest.fixture
+def needs():
+    """`needs(reason)` skips for a reason, if there is one; on CI (`CI=true`) a test that cannot run has failed."""
+
+    def check(reason):
+        if reason and os.environ.get("CI") == "true":
+            pytest.fail(reason)
+        if reason:
+            pytest.skip(reason)
+
+    return check
+
+
+@pytest.fixture
+def rng():
+    """Random choices, different in every run; `RONCHI_SEED` repeats one."""
+    seed = int(os.environ.get("RONCHI_SEED", random.SystemRandom().randrange(1 << 32)))
+    print(f"RONCHI_SEED={seed}")
+    return random.Random(seed)
 
 
 @pytest.fixture(scope="session")

@@ -38,19 +38,25 @@ class Geometry:
 
 
 class DataSet:
-    """One acquisition directory, finished, growing or left by a crash."""
+    """One acquisition directory, finished, growing or left by a crash; of a detector of several tiles, one of them."""
 
-    def __init__(self, path):
+    def __init__(self, path, tile=None):
         self.path = pathlib.Path(path)
+        self.tile = tile
+
+    @property
+    def base_path(self):
+        """Where progress and frame table lie."""
+        return self.path if self.tile is None else self.path / "tiles" / str(self.tile)
 
     @property
     def frames_path(self):
-        return self.path / "frames"
+        return self.path / "frames" if self.tile is None else self.base_path
 
     def progress(self):
         """`progress.json`, or `None` before it exists."""
         try:
-            return json.loads((self.path / "progress.json").read_text())
+            return json.loads((self.base_path / "progress.json").read_text())
         except FileNotFoundError:
             return None
 
@@ -93,6 +99,18 @@ class DataSet:
     def flags(self):
         return self.array("frame_table/flags")[: self.geometry().shape[0]]
 
+    def raw_flags(self):
+        """The flags as the files of the frame table have them; rows of files that are not there are missing."""
+        table = self.base_path / "frame_table" / "flags"
+        rows = json.loads((table / "zarr.json").read_text())["chunk_grid"]["configuration"]["chunk_shape"][0]
+        flags = np.full(self.geometry().shape[0], FLAG_MISSING, "u1")
+        for first in range(0, len(flags), rows):
+            part = flags[first : first + rows]
+            if (path := table / "c" / str(first // rows)).exists():
+                got = np.fromfile(path, "u1", len(part))
+                part[: len(got)] = got
+        return flags
+
     def read(self, first, end):
         """Frames `first..end` by plain reads; every chunk touched must be listed as present in page 0."""
         geometry = self.geometry()
@@ -112,6 +130,15 @@ class DataSet:
             part = np.frombuffer(pixels, geometry.dtype).reshape(count, *geometry.shape[1:])
             frames[at - first : at - first + count] = part
             at += count
+        return frames
+
+    def read_runs(self, first, end, is_wanted):
+        """As `read`, of the frames of `first..end` that are wanted; the others are zeros and need not be there."""
+        geometry = self.geometry()
+        frames = np.zeros((end - first, *geometry.shape[1:]), geometry.dtype)
+        edges = np.flatnonzero(np.diff(np.concatenate([[False], is_wanted, [False]]).astype("i1")))
+        for begin, stop in edges.reshape(-1, 2):
+            frames[begin:stop] = self.read(first + int(begin), first + int(stop))
         return frames
 
     def read_all(self):

@@ -70,6 +70,10 @@ class Process:
     def returncode(self):
         return self._child.returncode
 
+    @property
+    def pid(self):
+        return self._child.pid
+
     def poll(self):
         return self._child.poll()
 
