@@ -3,8 +3,11 @@
 //! # Units
 //! Positions are navigation pixels `(y, x)`, slow axis first. The order of frames is the order of acquisition.
 
+use std::ops::Range;
+
 use serde::{Deserialize, Serialize};
 
+use crate::format::hdf5::Slab;
 use crate::{FrameIndex, NavShape};
 
 /// A scan position, in navigation pixels.
@@ -14,6 +17,17 @@ pub struct ScanPos {
     pub y: u32,
     /// Position in the row.
     pub x: u32,
+}
+
+/// Evenly spaced frames and the positions that they fill, in the same order: those of the first row first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ScanRun {
+    /// Frames.
+    pub frames: Slab,
+    /// Scan rows.
+    pub y: Slab,
+    /// Positions in every one of these rows.
+    pub x: Slab,
 }
 
 /// Direction of the scan rows.
@@ -64,6 +78,88 @@ impl Scan {
         let reversed = self.order == ScanOrder::Serpentine && y % 2 == 1;
         Some(ScanPos { y, x: if reversed { self.shape.width - 1 - x } else { x } })
     }
+
+    /// The frames of `frames` that belong to positions, as few runs as can be: whole rows together, rows that are cut
+    /// alone. Strides are positive, so what runs backwards is told frame by frame, in whole rows column by column.
+    pub fn runs(&self, frames: Range<FrameIndex>) -> Vec<ScanRun> {
+        let (row_frames, count) = (u64::from(self.shape.width) + u64::from(self.flyback), self.frame_count());
+        let steps = |frame: u64| (i128::from(frame) - i128::from(self.sync_offset)).clamp(0, i128::from(count)) as u64;
+        let (first, end) = (steps(frames.start), steps(frames.end));
+        let mut runs = Vec::new();
+        if first >= end {
+            return runs;
+        }
+        let (first_row, end_row) = (first / row_frames, end / row_frames);
+        let whole = first.div_ceil(row_frames)..end_row;
+        if whole.start > first_row {
+            let in_row = end.min(whole.start * row_frames) - first_row * row_frames;
+            self.piece(first_row, first % row_frames..in_row, &mut runs);
+        }
+        if !whole.is_empty() {
+            self.rows(&whole, &mut runs);
+        }
+        if end_row >= whole.start {
+            self.piece(end_row, 0..end % row_frames, &mut runs);
+        }
+        runs
+    }
+
+    /// The frame at this step of the scan; steps are frames that are neither skipped nor missing at the beginning.
+    fn frame_at(&self, row: u64, step: u64) -> FrameIndex {
+        let row_frames = u64::from(self.shape.width) + u64::from(self.flyback);
+        (row * row_frames + step).saturating_add_signed(self.sync_offset)
+    }
+
+    /// Part of a row.
+    fn piece(&self, row: u64, steps: Range<u64>, runs: &mut Vec<ScanRun>) {
+        let width = u64::from(self.shape.width);
+        let steps = steps.start..steps.end.min(width);
+        if steps.is_empty() {
+            return;
+        }
+        let y = Slab::run(row, 1);
+        if self.order == ScanOrder::Serpentine && row % 2 == 1 {
+            let single =
+                |step| ScanRun { frames: Slab::run(self.frame_at(row, step), 1), y, x: Slab::run(width - 1 - step, 1) };
+            runs.extend(steps.map(single));
+        } else {
+            let count = steps.end - steps.start;
+            let frames = Slab::run(self.frame_at(row, steps.start), count);
+            runs.push(ScanRun { frames, y, x: Slab::run(steps.start, count) });
+        }
+    }
+
+    /// Whole rows.
+    fn rows(&self, rows: &Range<u64>, runs: &mut Vec<ScanRun>) {
+        let (width, count) = (u64::from(self.shape.width), rows.end - rows.start);
+        let row_frames = width + u64::from(self.flyback);
+        let x = Slab::run(0, width);
+        if self.order == ScanOrder::Raster {
+            let start = self.frame_at(rows.start, 0);
+            let frames = match self.flyback {
+                0 => Slab::run(start, count * width),
+                _ => Slab { start, stride: row_frames, count, block: width },
+            };
+            runs.push(ScanRun { frames, y: Slab::run(rows.start, count), x });
+            return;
+        }
+        for parity in 0..2 {
+            let row = rows.start + (rows.start + parity) % 2;
+            let count = (rows.end.saturating_sub(row)).div_ceil(2);
+            let (y, stride) = (Slab::every(row, 2, count), 2 * row_frames);
+            match (count, parity) {
+                (0, _) => {}
+                (_, 0) => {
+                    let frames = Slab { start: self.frame_at(row, 0), stride, count, block: width };
+                    runs.push(ScanRun { frames, y, x });
+                }
+                _ => runs.extend((0..width).map(|step| {
+                    let frames = Slab::every(self.frame_at(row, step), stride, count);
+                    ScanRun { frames, y, x: Slab::run(width - 1 - step, 1) }
+                })),
+            }
+        }
+    }
 }
 
 #[cfg(test)]
@@ -103,6 +199,28 @@ mod tests {
                 }
             }
             prop_assert!(hits.iter().all(|&hit| hit == 1 || sync_offset < 0 && hit == 0));
+        }
+
+        /// Runs say the same as positions, for any part of a series.
+        #[test]
+        fn runs_like_positions(
+            height in 0_u32..7, width in 0_u32..6, flyback in 0_u32..4, sync_offset in -50_i64..50,
+            serpentine in any::<bool>(), first in 0_u64..60, count in 0_u64..80
+        ) {
+            let order = if serpentine { ScanOrder::Serpentine } else { ScanOrder::Raster };
+            let scan = Scan { shape: NavShape { height, width }, order, flyback, sync_offset };
+            let mut told = Vec::new();
+            for run in scan.runs(first..first + count) {
+                let places = run.y.elements().flat_map(|y| run.x.elements().map(move |x| (y as u32, x as u32)));
+                let frames: Vec<_> = run.frames.elements().collect();
+                let places: Vec<_> = places.collect();
+                prop_assert_eq!(frames.len(), places.len());
+                prop_assert!(run.frames.count == 1 || run.frames.stride >= run.frames.block);
+                told.extend(frames.into_iter().zip(places));
+            }
+            told.sort_unstable();
+            let position = |frame| scan.position(frame).map(|position| (frame, (position.y, position.x)));
+            prop_assert_eq!(told, (first..first + count).filter_map(position).collect::<Vec<_>>());
         }
 
         /// Extreme frames and offsets do not overflow.

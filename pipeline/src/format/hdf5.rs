@@ -1,5 +1,6 @@
-//! Page 1 of a segment: the HDF5 face, a superblock and two object headers, written field by field.
+//! HDF5 as byte functions: page 1 of a segment, and whole files of metadata ([`FileWriter`]).
 //!
+//! Page 1 is the HDF5 face of a segment, a superblock and two object headers, written field by field.
 //! HDF5 looks for its superblock at 0, 512, 1024, 2048, 4096, ...: page 0 is what it calls the user block. The file it
 //! sees has one contiguous dataset `/data` of shape (N, H, W) whose first byte is byte 8192 of the file.
 //!
@@ -9,6 +10,12 @@
 //! 195  268  object header of the dataset: dataspace, datatype, fill value, layout, padding
 //! ```
 //! Section numbers below are those of the HDF5 File Format Specification, version 3.0.
+
+mod file;
+mod space;
+
+pub use file::{Array, Element, FileWriter, Object, Storage, Value, Written};
+pub use space::{Mapping, Slab};
 
 use super::{FormatError, u32_at, u64_at};
 use crate::layout::{DATA_OFFSET, SECTOR_BYTES};
@@ -59,7 +66,7 @@ pub fn read_page1(page: &[u8]) -> Result<(u64, SigShape, PixelType), FormatError
 fn page1_at(frames: u64, shape: SigShape, pixel: PixelType, time_s: u32) -> Box<[u8; SECTOR_BYTES]> {
     let data_bytes = frames * shape.pixel_count() * pixel.bytes() as u64;
     let mut out = Vec::with_capacity(SECTOR_BYTES);
-    superblock(&mut out, data_bytes);
+    superblock(&mut out, BASE, DATA_OFFSET + data_bytes, ROOT_OFFSET as u64);
     assert_eq!(out.len(), ROOT_OFFSET);
     root_group(&mut out, time_s);
     assert_eq!(out.len(), DATASET_OFFSET);
@@ -69,14 +76,14 @@ fn page1_at(frames: u64, shape: SigShape, pixel: PixelType, time_s: u32) -> Box<
     page
 }
 
-/// Section II.A, version 2.
-fn superblock(out: &mut Vec<u8>, data_bytes: u64) {
+/// Section II.A, version 2: base address, end of file (absolute), root group (relative to the base).
+fn superblock(out: &mut Vec<u8>, base: u64, end: u64, root: u64) {
     out.extend(b"\x89HDF\r\n\x1a\n");
     out.extend([2, 8, 8, 0]); // version, bytes of an offset, bytes of a length, consistency flags
-    out.extend(BASE.to_le_bytes());
+    out.extend(base.to_le_bytes());
     out.extend(UNDEFINED.to_le_bytes()); // no superblock extension
-    out.extend((DATA_OFFSET + data_bytes).to_le_bytes()); // end of file, absolute
-    out.extend((ROOT_OFFSET as u64).to_le_bytes()); // root group, relative to the base
+    out.extend(end.to_le_bytes());
+    out.extend(root.to_le_bytes());
     checksum(out, 0);
 }
 

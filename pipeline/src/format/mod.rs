@@ -11,7 +11,7 @@
 //! before it is compared with a limit.
 
 mod chunk_log;
-mod hdf5;
+pub mod hdf5;
 mod index;
 mod manifest;
 pub mod npy;

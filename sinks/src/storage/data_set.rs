@@ -21,7 +21,7 @@ use serde_json::{Value, json};
 use super::error::{Context as _, StorageError};
 use super::file_system::{Creation, FileSystem, RealFiles};
 use super::volumes::Volumes;
-use super::{files, table};
+use super::{companion, files, table};
 
 const NAME_BYTES_MAX: usize = 128;
 
@@ -241,6 +241,7 @@ impl DataSet {
             progress_count,
         };
         files.write_metadata(files.metadata.frame_count)?;
+        companion::refresh(&*self.system, &self.root, true);
         Ok(files)
     }
 
@@ -260,7 +261,9 @@ impl DataSet {
         let gaps = |tile: &TileOutcome| TileGaps { law: Some(tile.law.clone()), ..listed_gaps(tile.tile, &tile.gaps) };
         manifest.gaps = tiles.iter().map(gaps).collect();
         manifest.unsound = tiles.iter().any(|tile| !tile.law.holds);
-        files::replace_json(&*self.system, &self.root.join("zarr.json"), &manifest.to_json())
+        files::replace_json(&*self.system, &self.root.join("zarr.json"), &manifest.to_json())?;
+        companion::refresh(&*self.system, &self.root, false);
+        Ok(())
     }
 }
 

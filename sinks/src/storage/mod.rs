@@ -16,6 +16,7 @@
 mod chunk_log;
 mod clerk;
 mod clock;
+mod companion;
 mod data_set;
 mod disk;
 mod error;
@@ -35,6 +36,7 @@ mod volumes;
 mod writer;
 
 pub use clock::{Clock, RealClock};
+pub use companion::{Companions, Description, MAPPINGS_MAX, write_companions};
 pub use data_set::{DataSet, NewDataSet, ResultArray, TileOutcome};
 pub use disk::{Action, Bytes, Disk, DiskFile, Done, Op, Page, Purpose, Tag};
 pub use error::StorageError;

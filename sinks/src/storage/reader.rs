@@ -97,6 +97,11 @@ impl Reader {
         Ok(())
     }
 
+    /// The directory.
+    pub fn path(&self) -> &Path {
+        &self.root
+    }
+
     /// The manifest; `gaps` are listed once the data set is finished.
     pub fn manifest(&self) -> &Manifest {
         &self.manifest
