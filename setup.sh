@@ -5,6 +5,7 @@ cd "$(dirname "$0")"
 
 CARGO_FUZZ_VERSION=0.13.2
 REQUIREMENTS=tests/python/requirements.txt
+STRANGERS=tests/python/requirements-strangers.txt # Consumers that need other versions than the rest.
 
 say() { printf 'setup: %s\n' "$*"; }
 die() { printf 'setup: %s\n' "$*" >&2; exit 1; }
@@ -51,21 +52,23 @@ fuzzing() {
   fi
 }
 
+# python_environment FOLDER REQUIREMENTS
 python_environment() {
-  local wanted
-  wanted=$(sha256sum "$REQUIREMENTS" | cut -d ' ' -f 1)
-  if [ "$(cat .venv/requirements.sha256 2>/dev/null)" = "$wanted" ]; then say "Python: .venv is up to date"; return; fi
+  local folder=$1 requirements=$2 wanted
+  wanted=$(sha256sum "$requirements" | cut -d ' ' -f 1)
+  if [ "$(cat "$folder/requirements.sha256" 2>/dev/null)" = "$wanted" ]; then say "Python: $folder is up to date"; return; fi
   python3 -c 'import sys; sys.exit(sys.version_info < (3, 11))' || die "Python 3.11 or newer is needed"
-  say "Python: installing $REQUIREMENTS into .venv (about two minutes)"
-  [ -x .venv/bin/python ] || python3 -m venv .venv
-  .venv/bin/python -m pip install --quiet --disable-pip-version-check -r "$REQUIREMENTS"
-  printf '%s\n' "$wanted" >.venv/requirements.sha256
+  say "Python: installing $requirements into $folder (about two minutes)"
+  [ -x "$folder/bin/python" ] || python3 -m venv "$folder"
+  "$folder/bin/python" -m pip install --quiet --disable-pip-version-check -r "$requirements"
+  printf '%s\n' "$wanted" >"$folder/requirements.sha256"
 }
 
 system_packages
 rust
 fuzzing
-python_environment
+python_environment .venv "$REQUIREMENTS"
+python_environment .venv-strangers "$STRANGERS"
 say "building the release binary"
 cargo build --release --locked
 say "ready: target/release/ronchi demo, or ./test.sh"

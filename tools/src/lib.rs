@@ -3,6 +3,7 @@
 mod acquisitions;
 pub mod demo;
 mod descriptors;
+pub mod export;
 mod finisher;
 mod live_ports;
 pub mod ls;

@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser, Subcommand};
-use ronchi::{demo, ls, record, repair, serve, simulate, verify, watch};
+use ronchi::{demo, export, ls, record, repair, serve, simulate, verify, watch};
 
 /// Catch, record and reduce 4D-STEM frames as they arrive.
 #[derive(Debug, Parser)]
@@ -29,6 +29,8 @@ enum Command {
     Verify(verify::VerifyArgs),
     /// Finish a data set that a crash or damage left behind: what can be proved stays, the rest becomes gaps
     Repair(repair::RepairArgs),
+    /// Write one file in another format: HDF5, EMD, Zarr, NumPy, raw, MIB; results as npy, TIFF, PNG
+    Export(export::ExportArgs),
     /// Pretend to be a detector
     Simulate(simulate::SimulateArgs),
     /// Check a configuration file without starting anything
@@ -50,6 +52,7 @@ fn main() -> ExitCode {
         Command::Ls(args) => args.run(),
         Command::Verify(args) => args.run(),
         Command::Repair(args) => args.run(),
+        Command::Export(args) => args.run(),
         Command::Simulate(args) => args.run().map(|()| ExitCode::SUCCESS),
         Command::CheckConfig(args) => args.run(),
         Command::Completions { shell } => {

@@ -48,6 +48,14 @@ pub(crate) fn show(board: &Arc<Board>, wanted: bool) -> Progress {
     Progress { bar, done, thread: thread.and_then(Result::ok) }
 }
 
+/// A bar over bytes, for long work on files; nothing is shown unless wanted.
+pub(crate) fn of_bytes(word: &str, is_wanted: bool) -> ProgressBar {
+    let target = if is_wanted { ProgressDrawTarget::stderr_with_hz(5) } else { ProgressDrawTarget::hidden() };
+    let bar = ProgressBar::with_draw_target(None, target);
+    bar.set_style(style(&format!("{word} [{{bar:30}}] {{bytes}}/{{total_bytes}}, {{bytes_per_sec}}, {{eta}} left")));
+    bar
+}
+
 /// Redraws the bar. `current` is the name of the acquisition shown and the frames counted before it: counters are
 /// totals of the receiver.
 fn update(bar: &ProgressBar, board: &Board, current: &mut (String, u64)) {

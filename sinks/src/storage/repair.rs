@@ -33,8 +33,8 @@ use serde_json::Value;
 use super::data_set::listed_gaps;
 use super::error::{Context as _, StorageError};
 use super::file_system::{FileSystem, RealFiles};
-use super::files;
 use super::reader::Condition;
+use super::{companion, files};
 
 /// Most changes that are listed; [`Repair::change_count`] counts all.
 const CHANGES_LISTED_MAX: usize = 200;
@@ -98,6 +98,9 @@ pub fn repair(root: &Path, plan: &RepairPlan, watch: &mut dyn FnMut(u64, u64)) -
         tiles.push(job.repair_tile(&manifest, info)?);
     }
     job.finish(manifest, tiles)?;
+    if !plan.is_dry {
+        companion::refresh(&job.system, root, false);
+    }
     Ok(job.report)
 }
 
