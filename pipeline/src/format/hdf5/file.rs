@@ -391,3 +391,68 @@ fn heap(out: &mut Vec<u8>, objects: &[Vec<u8>]) {
     out.resize(start + size, 0);
     put(out, start + 8, &(size as u64).to_le_bytes());
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::format::hdf5::Slab;
+    use crate::format::{u32_at, u64_at};
+
+    /// Every message of an object header with its type, after a look at the checksum.
+    fn messages(file: &[u8], at: u64) -> Vec<(u8, Vec<u8>)> {
+        let at = at as usize;
+        assert_eq!(&file[at..at + 6], b"OHDR\x02\x02");
+        let end = at + 10 + u32_at(file, at + 6) as usize;
+        assert_eq!(u32_at(file, end), lookup3(&file[at..end]), "checksum of the header at {at}");
+        let (mut found, mut next) = (Vec::new(), at + 10);
+        while next < end {
+            let bytes = usize::from(file[next + 1]) | usize::from(file[next + 2]) << 8;
+            found.push((file[next], file[next + 4..next + 4 + bytes].to_vec()));
+            next += 4 + bytes;
+        }
+        assert_eq!(next, end, "messages fill their header");
+        found
+    }
+
+    fn only(messages: &[(u8, Vec<u8>)], kind: u8) -> Vec<u8> {
+        let found: Vec<_> = messages.iter().filter(|message| message.0 == kind).collect();
+        assert_eq!(found.len(), 1, "messages of type {kind}");
+        found[0].1.clone()
+    }
+
+    /// From the superblock over links to a text, a mapping and the places of two arrays behind: all addresses lead there.
+    #[test]
+    fn addresses_lead_where_they_should() {
+        let mut file = FileWriter::new();
+        let text = file.value(&"some text".into(), &[("units", "px".into())]);
+        let whole = vec![Slab::run(0, 4)];
+        let mappings = [Mapping { file: "other".into(), array: "/data", source: whole.clone(), target: whole }];
+        let array = |storage| Array { element: Element::F64, shape: &[4], storage, attributes: &[], link_count: 2 };
+        let view = file.array(&array(Storage::Virtual(&mappings)));
+        let behind = [file.array(&array(Storage::Behind)), file.array(&array(Storage::Behind))];
+        let root = file.group(&[], &[("text", text), ("view", view), ("a", behind[0]), ("b", behind[1])]);
+        let Written { bytes, behind, file_bytes } = file.finish(root);
+
+        assert_eq!((u32_at(&bytes, 44), u64_at(&bytes, 28)), (lookup3(&bytes[..44]), file_bytes));
+        let links = messages(&bytes, u64_at(&bytes, 36)).into_iter().filter(|message| message.0 == 0x06);
+        let links: Vec<(String, u64)> = links
+            .map(|(_, link)| (String::from_utf8_lossy(&link[3..link.len() - 8]).into(), u64_at(&link, link.len() - 8)))
+            .collect();
+        assert_eq!(links.iter().map(|link| link.0.as_str()).collect::<Vec<_>>(), ["text", "view", "a", "b"]);
+
+        let at = u64_at(&only(&messages(&bytes, links[0].1), 0x08), 2) as usize;
+        let (heap, index) = (u64_at(&bytes, at + 4) as usize, u32_at(&bytes, at + 12));
+        assert_eq!((&bytes[heap..heap + 4], index, u32_at(&bytes, at)), (&b"GCOL"[..], 1, 9));
+        assert_eq!(&bytes[heap + 32..heap + 41], b"some text");
+        let heap = u64_at(&only(&messages(&bytes, links[1].1), 0x08), 2) as usize;
+        let size = u64_at(&bytes, heap + 24) as usize;
+        let list = &bytes[heap + 32..heap + 32 + size];
+        assert_eq!(u32_at(list, size - 4), lookup3(&list[..size - 4]));
+        assert_eq!(&list[9..21], b"other\0/data\0");
+        for (link, at) in links[2..].iter().zip(&behind) {
+            let messages = messages(&bytes, link.1);
+            assert_eq!((u64_at(&only(&messages, 0x08), 2), only(&messages, 0x16)), (*at, vec![0, 2, 0, 0, 0]));
+        }
+        assert_eq!((behind[0] as usize, behind[1] + 32), (bytes.len().next_multiple_of(4096), file_bytes));
+    }
+}
