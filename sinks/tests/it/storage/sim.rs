@@ -7,6 +7,7 @@
 mod crash;
 mod dice;
 mod disk;
+mod faults;
 mod ledger;
 mod record;
 mod scripts;
@@ -25,7 +26,7 @@ use self::stage::Stage;
 
 /// Ways in which one script is recorded.
 const WAYS: u64 = 8;
-const SEEDS_QUICK: u64 = 3000;
+const SEEDS_QUICK: u64 = 2400;
 const MODES: [Mode; 4] = [Mode::Honest, Mode::Honest, Mode::Torn, Mode::Lie];
 
 /// A recorded run with its ledger.

@@ -102,6 +102,16 @@ impl<'a> Crash<'a> {
         Self { mood: [0, 1, 0, 0], dice: Dice::new(0), ..Self::new(record, Mode::Honest, at, 0) }
     }
 
+    /// As [`Self::new`], with everything kept: the process died, not the machine.
+    pub(crate) fn keeping_all(record: &'a Record) -> Self {
+        Self { mood: [1, 0, 0, 0], dice: Dice::new(0), ..Self::new(record, Mode::Honest, record.steps, 0) }
+    }
+
+    /// After how many steps.
+    pub(crate) fn at(&self) -> usize {
+        self.at
+    }
+
     /// What is found.
     pub(crate) fn image(&mut self) -> Image {
         let mut image = Image::new();

@@ -27,7 +27,55 @@ pub(crate) enum Trouble {
     Page(u32),
     /// There is room for so many segments.
     Full(u32),
+    /// The operation with this number among all of disk and file system is refused.
+    Any(u32),
+    /// Something happens at a named step, the so-manieth time that it is passed.
+    At(Step, u32, Act),
 }
+
+/// What every durable step is made of, before and after.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Step {
+    BeforeWrite,
+    AfterWrite,
+    BeforeSync,
+    AfterSync,
+    BeforeRename,
+    AfterRename,
+    BeforeDirsync,
+    AfterDirsync,
+    BeforeAck,
+    AfterAck,
+}
+
+impl Step {
+    pub(crate) const ALL: [Self; 10] = [
+        Self::BeforeWrite,
+        Self::AfterWrite,
+        Self::BeforeSync,
+        Self::AfterSync,
+        Self::BeforeRename,
+        Self::AfterRename,
+        Self::BeforeDirsync,
+        Self::AfterDirsync,
+        Self::BeforeAck,
+        Self::AfterAck,
+    ];
+}
+
+/// What happens there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Act {
+    /// It is refused; after the step: it is called refused although it was done.
+    Error,
+    /// The thread panics.
+    Panic,
+    /// The operation does not end for a long time.
+    Hang,
+}
+
+/// Looks at the disk during which a hanging operation does not end.
+const HANG_LOOKS: u32 = 400;
 
 /// A record that disk, file system and test write together.
 #[derive(Debug, Clone)]
@@ -40,6 +88,34 @@ impl Shared {
 
     pub(crate) fn lock(&self) -> MutexGuard<'_, Record> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Another operation is to be done, on what this says.
+    fn count(&self, trouble: Trouble, what: &str) -> io::Result<()> {
+        let mut record = self.lock();
+        record.operations += 1;
+        if trouble != Trouble::Any(record.operations) {
+            return Ok(());
+        }
+        record.hit = Some(what.to_owned());
+        Err(io::Error::from_raw_os_error(5))
+    }
+
+    /// A named step is passed. Whether it hangs.
+    fn pass(&self, trouble: Trouble, step: Step, what: &str) -> io::Result<bool> {
+        let Trouble::At(at, nth, act) = trouble else { return Ok(false) };
+        let mut record = self.lock();
+        record.passed += u32::from(step == at);
+        if step != at || record.passed != nth {
+            return Ok(false);
+        }
+        record.hit = Some(what.to_owned());
+        drop(record);
+        match act {
+            Act::Error => Err(io::Error::from_raw_os_error(5)),
+            Act::Panic => panic!("told to, at {step:?} of {what}"),
+            Act::Hang => Ok(true),
+        }
     }
 
     /// The record, once nobody writes to it any more.
@@ -91,11 +167,12 @@ pub(crate) struct SimDisk {
     pub(crate) trouble: Trouble,
     flying: Vec<(Op, usize)>,
     counts: [u32; 4],
+    hanging: Option<(Op, usize, u32)>,
 }
 
 impl SimDisk {
     pub(crate) fn new(record: Shared, clock: Arc<SimClock>, dice: Dice, trouble: Trouble) -> Self {
-        Self { record, clock, dice, trouble, flying: Vec::new(), counts: [0; 4] }
+        Self { record, clock, dice, trouble, flying: Vec::new(), counts: [0; 4], hanging: None }
     }
 
     fn is_refused(&mut self, op: &Op) -> bool {
@@ -110,23 +187,38 @@ impl SimDisk {
         self.counts[kind] == at
     }
 
-    fn end(&mut self, op: Op, number: usize) -> Done {
-        let is_refused = self.is_refused(&op);
-        let mut record = self.record.lock();
-        let refusal = || io::Error::from_raw_os_error(5);
-        let result = match &op.action {
-            Action::Sync => {
-                record.end_sync(number, !is_refused);
-                if is_refused { Err(refusal()) } else { Ok(0) }
+    /// An operation ends; `None` when it hangs instead.
+    fn end(&mut self, op: Op, number: usize, may_hang: bool) -> Option<Done> {
+        let (before, after) = match op.action {
+            Action::Sync => (Step::BeforeSync, Step::AfterSync),
+            Action::Write(..) => (Step::BeforeWrite, Step::AfterWrite),
+        };
+        let what = format!("{:?}", op.tag.purpose);
+        let mut refused = self.is_refused(&op).then(|| io::Error::from_raw_os_error(5));
+        if may_hang {
+            refused = refused.or(self.record.count(self.trouble, &what).err());
+            match self.record.pass(self.trouble, before, &what) {
+                Ok(false) => {}
+                Ok(true) => {
+                    self.hanging = Some((op, number, HANG_LOOKS));
+                    return None;
+                }
+                Err(error) => refused = Some(error),
             }
-            Action::Write(..) if is_refused => Err(refusal()),
-            Action::Write(offset, bytes) => {
-                record.end_write(number);
+        }
+        let result = match (&op.action, refused) {
+            (Action::Sync, refused) => {
+                self.record.lock().end_sync(number, refused.is_none());
+                refused.map_or(Ok(0), Err)
+            }
+            (Action::Write(..), Some(error)) => Err(error),
+            (Action::Write(offset, bytes), None) => {
+                self.record.lock().end_write(number);
                 RealFiles.write(&op.file.file, *offset, bytes.as_slice()).map(|()| bytes.as_slice().len())
             }
         };
-        drop(record);
-        Done { op, result }
+        let result = result.and_then(|count| self.record.pass(self.trouble, after, &what).map(|_| count));
+        Some(Done { op, result })
     }
 }
 
@@ -138,7 +230,7 @@ impl Disk for SimDisk {
         16
     }
     fn in_flight(&self) -> usize {
-        self.flying.len()
+        self.flying.len() + usize::from(self.hanging.is_some())
     }
     fn attach(&mut self, file: File) -> DiskFile {
         self.attach_plain(file)
@@ -158,10 +250,16 @@ impl Disk for SimDisk {
         if !patience.is_zero() {
             self.clock.advance(Duration::from_micros(self.dice.below(500)));
         }
+        if let Some((op, number, looks)) = self.hanging.take() {
+            match looks {
+                0 => done.extend(self.end(op, number, false)),
+                _ => self.hanging = Some((op, number, looks - 1)),
+            }
+        }
         while !self.flying.is_empty() && self.dice.below(3) > 0 {
             let at = self.dice.below(self.flying.len() as u64) as usize;
             let (op, number) = self.flying.swap_remove(at);
-            done.push(self.end(op, number));
+            done.extend(self.end(op, number, true));
         }
     }
 }
@@ -182,13 +280,16 @@ impl SimFiles {
 
 impl FileSystem for SimFiles {
     fn create_dir(&self, path: &Path) -> io::Result<()> {
+        self.record.count(self.trouble, &format!("make {}", path.display()))?;
         RealFiles.create_dir(path)?;
         self.record.lock().add(path, Kind::Dir);
         Ok(())
     }
     fn create(&self, path: &Path, creation: Creation) -> io::Result<File> {
+        self.record.count(self.trouble, &format!("create {}", path.display()))?;
         if creation != Creation::New && path.exists() {
-            self.remove(path)?; // What it held is gone in either case.
+            RealFiles.remove(path)?; // What it held is gone in either case.
+            self.record.lock().remove(path);
         }
         let creation = if creation == Creation::Direct { Creation::Empty } else { creation };
         let file = RealFiles.create(path, creation)?;
@@ -196,9 +297,11 @@ impl FileSystem for SimFiles {
         Ok(file)
     }
     fn open(&self, path: &Path) -> io::Result<File> {
+        self.record.count(self.trouble, &format!("open {}", path.display()))?;
         RealFiles.open(path)
     }
     fn allocate(&self, file: &File, bytes: u64) -> io::Result<()> {
+        self.record.count(self.trouble, "allocate")?;
         let count = self.segments.fetch_add(1, Ordering::Relaxed);
         if matches!(self.trouble, Trouble::Full(room) if count >= u64::from(room)) {
             return Err(io::Error::from_raw_os_error(28));
@@ -210,40 +313,63 @@ impl FileSystem for SimFiles {
         Ok(())
     }
     fn write(&self, file: &File, offset: u64, bytes: &[u8]) -> io::Result<()> {
-        let mut record = self.record.lock();
-        let node = record.node_of(file);
-        let number = record.begin_write(node, offset, bytes);
+        self.record.count(self.trouble, "write")?;
+        self.record.pass(self.trouble, Step::BeforeWrite, "write")?;
+        let (node, number) = {
+            let mut record = self.record.lock();
+            let node = record.node_of(file);
+            (node, record.begin_write(node, offset, bytes))
+        };
         RealFiles.write(file, offset, bytes)?;
-        record.end_write(number);
-        Ok(())
+        self.record.lock().end_write(number);
+        self.record.pass(self.trouble, Step::AfterWrite, &format!("node {node}")).map(drop)
     }
     fn sync(&self, file: &File) -> io::Result<()> {
-        let mut record = self.record.lock();
-        let node = record.node_of(file);
-        let number = record.begin_sync(node);
-        record.end_sync(number, true);
-        Ok(())
+        let refused = self.record.count(self.trouble, "sync a small file").err();
+        let refused = refused.or(self.record.pass(self.trouble, Step::BeforeSync, "sync a small file").err());
+        {
+            let mut record = self.record.lock();
+            let node = record.node_of(file);
+            let number = record.begin_sync(node);
+            record.end_sync(number, refused.is_none());
+        }
+        refused.map_or(Ok(()), Err)?;
+        self.record.pass(self.trouble, Step::AfterSync, "sync a small file").map(drop)
     }
     fn sync_dir(&self, path: &Path) -> io::Result<()> {
+        let what = format!("sync {}", path.display());
+        self.record.count(self.trouble, &what)?;
+        self.record.pass(self.trouble, Step::BeforeDirsync, &what)?;
         self.record.lock().sync_dir(path);
-        Ok(())
+        self.record.pass(self.trouble, Step::AfterDirsync, &what).map(drop)
     }
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
+        let what = format!("name {}", to.display());
+        let is_ack = to.ends_with("progress.json");
+        let (before, after) = match is_ack {
+            true => (Step::BeforeAck, Step::AfterAck),
+            false => (Step::BeforeRename, Step::AfterRename),
+        };
+        self.record.count(self.trouble, &what)?;
+        self.record.pass(self.trouble, before, &what)?;
         RealFiles.rename(from, to)?;
         self.record.lock().rename(from, to);
-        Ok(())
+        self.record.pass(self.trouble, after, &what).map(drop)
     }
     fn link(&self, target: &Path, path: &Path) -> io::Result<()> {
+        self.record.count(self.trouble, "link")?;
         RealFiles.link(target, path)?;
         self.record.lock().add(path, Kind::Link(target.to_owned()));
         Ok(())
     }
     fn remove(&self, path: &Path) -> io::Result<()> {
+        self.record.count(self.trouble, &format!("remove {}", path.display()))?;
         RealFiles.remove(path)?;
         self.record.lock().remove(path);
         Ok(())
     }
     fn remove_dir(&self, path: &Path) -> io::Result<()> {
+        self.record.count(self.trouble, &format!("remove {}", path.display()))?;
         RealFiles.remove_dir(path)?;
         self.record.lock().remove(path);
         Ok(())

@@ -167,7 +167,8 @@ fn checksums(segment: &[u8]) -> Vec<(usize, u32)> {
 /// From which step on every frame of a tile must be there: since a watermark passed it that was raised after it had been
 /// handed over, or since the tile ended without calling it a gap. Frames that ended as gaps were never promised.
 fn claims(run: &Run, link: u32) -> Vec<usize> {
-    let count = run.ends.iter().find(|end| end.series.link == link).map_or(0, |end| end.frame_count) as usize;
+    let end = run.ends.iter().find(|end| end.series.link == link).map(|end| end.frame_count);
+    let count = end.or(run.series[link as usize].announced.frame_count).unwrap_or(0) as usize;
     let (mut fed, mut claimed, mut mark) = (vec![false; count], vec![NEVER; count], 0);
     for (at, word) in &run.record.words {
         match word {

@@ -100,6 +100,11 @@ pub(crate) struct Record {
     pub(crate) words: Vec<(usize, Word)>,
     /// Steps so far: a crash at step `p` comes after steps below `p`.
     pub(crate) steps: usize,
+    /// Operations of disk and file system, and times a named step was passed.
+    pub(crate) operations: u32,
+    pub(crate) passed: u32,
+    /// What went wrong because it was told to.
+    pub(crate) hit: Option<String>,
     syncs: Vec<Sync>,
     names: BTreeMap<PathBuf, Node>,
     inodes: HashMap<u64, Node>,

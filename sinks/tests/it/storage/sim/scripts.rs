@@ -1,17 +1,18 @@
 //! Small runs that between them take every path of the writer, recorded step by step; the same seed gives the same steps.
 
 use std::collections::VecDeque;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use crossbeam_channel::RecvTimeoutError;
-use ronchi_pipeline::{Event, GapReason, Pool, Region, Series, SigShape};
+use ronchi_pipeline::{Event, Gap, GapReason, Pool, Region, Series, SigShape};
 use ronchi_sinks::storage::{Clock, DataSet, FileSystem, TileEnd, Writer};
 
 use super::super::rig::{Feed, Rig, block, cut, end};
 use super::dice::Dice;
 use super::disk::{Shared, SimClock, SimDisk, SimFiles, Trouble};
 use super::record::{Record, Word};
+use super::stage::memory_dir;
 
 /// Frames per chunk, chunks per segment.
 pub(crate) const K: u64 = 3;
@@ -28,7 +29,7 @@ pub(crate) struct Script {
     tiles: u32,
     announced: Option<u64>,
     feeds: Vec<Feed>,
-    trouble: Trouble,
+    pub(crate) trouble: Trouble,
     /// A frame so far behind is lost for the watermarks.
     late_frames: u64,
     /// The series ends, and its data set is finished; else the receiver just stops.
@@ -94,6 +95,8 @@ pub(crate) struct Run {
     pub(crate) record: Record,
     pub(crate) series: Vec<Arc<Series>>,
     pub(crate) ends: Vec<TileEnd>,
+    /// It ended in the middle, because it was told to.
+    pub(crate) is_cut_short: bool,
 }
 
 /// What the writer is handed, and when.
@@ -124,8 +127,8 @@ impl Feeder {
 impl Script {
     fn rig(&self) -> Rig {
         let (height, width) = self.shape;
-        let mut rig =
-            Rig::new(SigShape { height, width: width * self.tiles }, "<u2", K as u32, N as u32, self.announced);
+        let detector = SigShape { height, width: width * self.tiles };
+        let mut rig = Rig::new_in(memory_dir(), detector, "<u2", K as u32, N as u32, self.announced);
         rig.regions = (0..self.tiles).map(|tile| Region { y: 0, x: tile * width, height, width }).collect();
         (rig.plan.is_direct, rig.plan.late_frames) = (false, self.late_frames);
         rig.pool = Pool::new(128, rig.pool.slot_bytes()).expect("pool"); // All blocks wait at once.
@@ -163,12 +166,17 @@ impl Script {
         let record = Shared::new(Record::new(rig.dir.path()));
         let files: Arc<dyn FileSystem> = Arc::new(SimFiles::new(record.clone(), self.trouble));
         let series: Vec<_> = (0..rig.regions.len()).map(|link| rig.series(link)).collect();
-        let data_set = Arc::new(DataSet::create_on(files, rig.dir.path(), &rig.new_data_set(&series)).expect("new"));
+        let created = catch(|| DataSet::create_on(files, rig.dir.path(), &rig.new_data_set(&series)));
+        let Some(Ok(data_set)) = created else {
+            assert!(record.lock().hit.is_some(), "{}: {created:?}", self.name);
+            return Run { record: record.take(), series, ends: Vec::new(), is_cut_short: true };
+        };
+        let data_set = Arc::new(data_set);
         record.lock().watch(data_set.watermarks());
         let disk = SimDisk::new(record.clone(), Arc::clone(&clock), Dice::new(dice.next()), self.trouble);
         let rest = self.events(&rig, &series);
         let mut feeder = Feeder { record: record.clone(), clock, dice: Dice::new(dice.next()), rest };
-        let ends = Arc::new(std::sync::Mutex::new(Vec::new()));
+        let ends = Arc::new(Mutex::new(Vec::new()));
         let (opened, ended, teller) = (Arc::clone(&data_set), Arc::clone(&ends), record.clone());
         let open = Box::new(move |_: &Arc<Series>| Ok(Arc::clone(&opened)));
         let hear = Box::new(move |end: TileEnd| {
@@ -176,18 +184,31 @@ impl Script {
             teller.lock().say(Word::Ended(end.series.link, gaps));
             ended.lock().expect("not poisoned").push(end);
         });
-        Writer::run_on(Box::new(disk), false, rig.plan.clone(), &mut |wait| feeder.next(wait), open, hear);
+        let plan = rig.plan.clone();
+        let whole = catch(|| Writer::run_on(Box::new(disk), false, plan, &mut |wait| feeder.next(wait), open, hear));
         let mut ends = std::mem::take(&mut *ends.lock().expect("not poisoned"));
         ends.sort_by_key(|end: &TileEnd| end.series.link);
-        if self.is_ended {
+        let mut is_cut_short = whole.is_none();
+        if self.is_ended && whole.is_some() {
             let state = ends.iter().map(|end| end.state).max_by_key(|state| *state as u8).expect("a tile");
-            data_set.finish(state, &ends.iter().map(TileEnd::outcome).collect::<Vec<_>>()).expect("manifest");
+            let outcomes: Vec<_> = ends.iter().map(TileEnd::outcome).collect();
+            is_cut_short = !matches!(catch(|| data_set.finish(state, &outcomes)), Some(Ok(())));
         }
+        self.check_ends(&ends);
+        assert!(!is_cut_short || record.lock().hit.is_some(), "{}: cut short by itself", self.name);
+        Run { record: record.take(), series, ends, is_cut_short }
+    }
+
+    fn check_ends(&self, ends: &[TileEnd]) {
         assert!(ends.iter().all(|end| end.law.holds), "{}: {ends:?}", self.name);
-        let known = |gap: ronchi_pipeline::Gap| {
+        let known = |gap: Gap| {
             gap.reason != GapReason::WriteFailed || self.trouble != Trouble::Nothing || self.late_frames < 128
         };
         assert!(ends.iter().all(|end| end.gaps.iter().all(known)), "{}: {ends:?}", self.name);
-        Run { record: record.take(), series, ends }
     }
+}
+
+/// `None` when it panicked, as it was told to.
+fn catch<T>(work: impl FnOnce() -> T) -> Option<T> {
+    std::panic::catch_unwind(std::panic::AssertUnwindSafe(work)).ok()
 }

@@ -7,6 +7,11 @@ use tempfile::TempDir;
 
 use super::crash::{Entry, Image};
 
+/// A directory in memory, where there is such a place: thousands of runs and images come and go.
+pub(crate) fn memory_dir() -> TempDir {
+    tempfile::tempdir_in("/dev/shm").unwrap_or_else(|_| super::super::rig::tempdir())
+}
+
 /// Where images are shown.
 pub(crate) struct Stage {
     dir: TempDir,
@@ -15,9 +20,7 @@ pub(crate) struct Stage {
 
 impl Stage {
     pub(crate) fn new() -> Self {
-        // In memory where there is such a place: thousands of images are shown.
-        let dir = tempfile::tempdir_in("/dev/shm").unwrap_or_else(|_| super::super::rig::tempdir());
-        Self { dir, shown: Image::new() }
+        Self { dir: memory_dir(), shown: Image::new() }
     }
 
     pub(crate) fn path(&self) -> &Path {
