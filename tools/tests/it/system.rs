@@ -327,3 +327,22 @@ fn an_existing_data_set_is_left_alone() {
     assert!(matches!(error.downcast_ref(), Some(StorageError::Exists { .. })), "{error}");
     assert_eq!(std::fs::read_dir(directory.path().join("scan.ronchi")).expect("folder").count(), 0);
 }
+
+/// Frames lie on the volume and read as if they lay in the data set; a volume that is not mounted is refused at start.
+#[test]
+fn frames_on_another_volume() {
+    let (directory, volume) = (tempfile::tempdir().expect("folder"), tempfile::tempdir().expect("folder"));
+    let simulator = MerlinSimulator::start(simulation(&[])).expect("simulator");
+    let mut plan = plan(directory.path(), vec![merlin(simulator.data_address)]);
+    plan.data.volumes = vec![volume.path().to_owned(), volume.path().join("not/mounted")];
+    let refused = Receiver::start(plan.clone(), options(1)).err().expect("refused");
+    assert!(refused.to_string().ends_with("not/mounted is not there: is its disk mounted?"), "{refused}");
+    plan.data.volumes.pop();
+    let summary = record(plan);
+    assert!(summary.is_whole(), "{summary}");
+    let path = summary.dataset.expect("recorded");
+    let segment = std::fs::read_link(path.join("frames/c/0/0/0")).expect("a link");
+    assert!(segment.starts_with(volume.path()) && segment.ends_with("0-0"), "{}", segment.display());
+    check_results(&path, &[]);
+    assert!(verify(&path, Depth::Full, &mut |_, _| {}).expect("a data set").is_intact());
+}
