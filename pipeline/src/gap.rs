@@ -21,6 +21,18 @@ pub enum FrameFlag {
     Truncated = 3,
 }
 
+impl FrameFlag {
+    /// The flag that a row of the table holds; a number that is none calls its frame corrupt.
+    pub fn from_row(row: u8) -> Self {
+        match row {
+            0 => Self::Ok,
+            1 => Self::Missing,
+            3 => Self::Truncated,
+            _ => Self::Corrupt,
+        }
+    }
+}
+
 /// Why a frame is not there.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -111,6 +123,16 @@ impl Gaps {
         self.0.iter().map(|(&first, &(end, reason))| Gap { first, count: end - first, reason })
     }
 
+    /// Gaps that have frames in `frames`, in order, cut to these.
+    pub fn within(&self, frames: Range<FrameIndex>) -> impl Iterator<Item = Gap> + '_ {
+        let before = self.0.range(..frames.start).next_back().filter(|(_, (end, _))| *end > frames.start);
+        let inside = self.0.range(frames.start..frames.end.max(frames.start));
+        before.into_iter().chain(inside).map(move |(&first, &(end, reason))| {
+            let first = first.max(frames.start);
+            Gap { first, count: end.min(frames.end) - first, reason }
+        })
+    }
+
     /// Number of frames that are not there.
     pub fn frame_count(&self) -> u64 {
         self.iter().map(|gap| gap.count).sum()
@@ -139,7 +161,9 @@ mod tests {
     proptest! {
         /// Against a plain map of frames: same members, first reason wins, ranges are as long as they can be.
         #[test]
-        fn gaps_like_a_map(steps in proptest::collection::vec((0_u64..40, 0_u64..8, 0_u8..3), 0..40)) {
+        fn gaps_like_a_map(
+            steps in proptest::collection::vec((0_u64..40, 0_u64..8, 0_u8..3), 0..40), start in 0_u64..50, len in 0_u64..20,
+        ) {
             let reasons = [GapReason::NeverArrived, GapReason::Rejected];
             let mut gaps = Gaps::default();
             let mut model = BTreeMap::new();
@@ -158,6 +182,10 @@ mod tests {
             let all: Vec<Gap> = gaps.iter().collect();
             prop_assert!(all.windows(2).all(|w| w[0].reason != w[1].reason || w[0].first + w[0].count < w[1].first));
             prop_assert!((0..50).all(|f| gaps.contains(f) == model.contains_key(&f)));
+            let within: BTreeMap<_, _> =
+                gaps.within(start..start + len).flat_map(|g| (g.first..g.first + g.count).map(move |f| (f, g.reason))).collect();
+            let expected: BTreeMap<_, _> = model.range(start..start + len).map(|(&f, &reason)| (f, reason)).collect();
+            prop_assert_eq!(within, expected);
         }
     }
 }

@@ -11,9 +11,9 @@ use anyhow::Context;
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
 use ronchi_pipeline::format::{DataSetState, Law};
 use ronchi_pipeline::reduce::{Frames, Reducer};
-use ronchi_pipeline::{EndReason, FrameFlag, FrameIndex, Gap, GapReason, Gaps, LinkCounters};
+use ronchi_pipeline::{EndReason, Gap, GapReason, Gaps, LinkCounters};
 use ronchi_sinks::live::{Board, State};
-use ronchi_sinks::storage::{Reader, TileOutcome};
+use ronchi_sinks::storage::{Access, ReadPlan, Reader, Runs, TileOutcome};
 
 use crate::acquisitions::{Acquisition, Acquisitions, Part};
 use crate::pictures::Images;
@@ -107,10 +107,18 @@ impl Finisher {
                 shown.pictures_mut().map(|images: &mut Images| images.not_reduced(link, tile.frame_count))
             });
             let ranges = unreduced.flatten().context("the live images are gone")?;
+            if ranges.is_empty() {
+                continue;
+            }
             let reader = Reader::open(data_set.path())?;
             let mut reducer = Reducer::new(Arc::clone(&part.reduce));
+            // Read around the page cache: nobody else has asked for these frames, and a mapping could end the receiver. The
+            // checksums were taken by this process a moment ago, and the gaps are known here.
+            let plan = ReadPlan { access: Access::Direct, verify: false, gaps: Some(tile.gaps.clone()) };
+            let mut runs = reader.runs(link, 0..0, &plan)?;
             for range in ranges {
-                count += self.backfill_range(acquisition, part, &tile.gaps, &reader, &mut reducer, range)?;
+                runs.restart(range);
+                count += self.backfill_range(acquisition, part, &mut runs, &mut reducer)?;
             }
             merge_patterns(&self.board, (acquisition.id, link), &reducer.take_patterns());
         }
@@ -121,30 +129,22 @@ impl Finisher {
         &self,
         acquisition: &Acquisition,
         part: &Part,
-        gaps: &Gaps,
-        reader: &Reader,
+        runs: &mut Runs,
         reducer: &mut Reducer,
-        range: std::ops::Range<FrameIndex>,
     ) -> anyhow::Result<u64> {
         let series = &part.series;
-        let step = u64::from(series.layout.frames_per_chunk);
-        let mut bytes = Vec::new();
         let mut count = 0;
-        let mut first = range.start;
-        while first < range.end {
-            let end = (first + step).min(range.end);
-            let flag = |frame| if gaps.contains(frame) { FrameFlag::Missing } else { FrameFlag::Ok };
-            let flags: Vec<FrameFlag> = (first..end).map(flag).collect();
-            if flags.iter().all(|&flag| flag != FrameFlag::Ok) {
-                first = end; // Nothing there to read.
-                continue;
+        while let Some(run) = runs.next_run()? {
+            if let Some(error) = run.error {
+                return Err(error.into());
             }
-            reader.read_frames(series.link, first..end, &mut bytes)?;
+            if run.bytes.is_empty() {
+                continue; // Nothing there to reduce.
+            }
             let announced = &series.announced;
-            let frames = Frames::new(first, &bytes, announced.pixel, announced.region)?.with_flags(&flags)?;
-            count += reducer.reduce(&frames);
+            let frames = Frames::new(run.frames.start, run.bytes, announced.pixel, announced.region)?;
+            count += reducer.reduce(&frames.with_flags(run.flags)?);
             merge(&self.board, (acquisition.id, series.link), &reducer.take());
-            first = end;
         }
         if let Some(counters) = self.counters.get(series.link as usize) {
             LinkCounters::add(&counters.backfilled_frames, count);

@@ -108,6 +108,20 @@ pub enum StorageError {
         /// The data set.
         path: PathBuf,
     },
+    /// Pixels that are there cannot be read, or are not what was written.
+    #[error("{path}: chunk {chunk} (frames {first} to {last}): {reason}")]
+    Chunk {
+        /// The segment file.
+        path: PathBuf,
+        /// Chunk in the segment.
+        chunk: u32,
+        /// First frame of the chunk.
+        first: u64,
+        /// Last frame of it.
+        last: u64,
+        /// What is wrong.
+        reason: String,
+    },
     /// More was asked for than the data set holds or one call gives.
     #[error("frames {first}..{end} asked for, {allowed} may be read at once")]
     Range {

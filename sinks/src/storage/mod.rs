@@ -42,7 +42,7 @@ pub use disk::{Action, Bytes, Disk, DiskFile, Done, Op, Page, Purpose, Tag};
 pub use error::StorageError;
 pub use file_system::{Creation, FileSystem, RealFiles};
 pub use plan::{DiskChoice, WriterPlan, WriterReport};
-pub use reader::{Condition, Reader, ReaderTile, look_at};
+pub use reader::{Access, Condition, Extent, ReadPlan, Reader, ReaderTile, Run, RunGap, Runs, look_at};
 pub use repair::{Change, Repair, RepairPlan, repair};
 pub use space::{Space, Wanted, tile_bytes};
 pub use verify::{Depth, FLAWS_LISTED_MAX, Flaw, Verification, verify};

@@ -1,8 +1,21 @@
 //! Reads a data set, also one that grows: frames, flags, progress, and whether somebody still writes it.
 //!
+//! # Place in the path
+//! Behind the disk. [`Reader::runs`] goes through frames in order and checks them (`reader/runs.rs`), by mappings or by direct
+//! I/O (`reader/access.rs`); [`Reader::follow`] waits for more; [`Reader::read_frames`] takes some frames as they are.
+//!
 //! # Invariants
 //! - I1: sizes come from metadata that was checked; a caller's range is compared with limits before memory is taken.
 //! - I2: frames that are not there read as zeros; the flags say so.
+//! - I3: nothing is ever repaired to be read: what a dead receiver left is read by what it proves (`reader/proof.rs`).
+
+mod access;
+mod direct;
+pub(super) mod fetch;
+mod follow;
+mod map;
+mod proof;
+pub(super) mod runs;
 
 use std::fs::File;
 use std::io;
@@ -17,6 +30,11 @@ use serde::Serialize;
 
 use super::error::{Context as _, StorageError};
 use super::{files, table};
+pub use access::Access;
+pub use follow::Extent;
+use proof::ListedGaps;
+pub use proof::RunGap;
+pub use runs::{ReadPlan, Run, Runs};
 
 /// Most bytes that one call reads.
 const READ_BYTES_MAX: u64 = 1 << 32;
@@ -26,6 +44,7 @@ const READ_BYTES_MAX: u64 = 1 << 32;
 pub struct Reader {
     root: PathBuf,
     manifest: Manifest,
+    condition: Condition,
     tiles: Vec<ReaderTile>,
 }
 
@@ -80,15 +99,15 @@ impl Condition {
 impl Reader {
     /// Opens the data set in this directory.
     pub fn open(root: &Path) -> Result<Self, StorageError> {
-        let manifest = read_manifest(root)?;
-        let mut reader = Self { root: root.to_owned(), manifest, tiles: Vec::new() };
+        let (manifest, condition) = look_at(root)?;
+        let mut reader = Self { root: root.to_owned(), manifest, condition, tiles: Vec::new() };
         reader.refresh()?;
         Ok(reader)
     }
 
     /// Reads metadata again: a tile may have begun, an open-ended run grown, the manifest become final.
     pub fn refresh(&mut self) -> Result<(), StorageError> {
-        self.manifest = read_manifest(&self.root)?;
+        (self.manifest, self.condition) = look_at(&self.root)?;
         let mut tiles = Vec::new();
         for tile in &self.manifest.detector.tiles {
             tiles.extend(ReaderTile::open(&self.root, &self.manifest, tile)?); // A link that has not begun is left out.
@@ -107,6 +126,11 @@ impl Reader {
         &self.manifest
     }
 
+    /// What the data set was doing when it was opened or last looked at.
+    pub fn condition(&self) -> Condition {
+        self.condition
+    }
+
     /// Tiles that have begun.
     pub fn tiles(&self) -> &[ReaderTile] {
         &self.tiles
@@ -121,6 +145,22 @@ impl Reader {
     /// Progress of a tile: frames below `visible_frames` are final.
     pub fn progress(&self, tile: u32) -> Result<Progress, StorageError> {
         self.tile(tile)?.progress()
+    }
+
+    /// Goes through frames of a tile in order, chunk by chunk: pixels, what is not there and why, checked as `plan` says.
+    /// Frames beyond those that are there come as gaps; see [`Self::extent`] for how far there is anything.
+    ///
+    /// # Errors
+    /// No such tile, or a layout that no writer of ours chooses.
+    pub fn runs(&self, tile: u32, frames: Range<FrameIndex>, plan: &ReadPlan) -> Result<Runs, StorageError> {
+        Runs::new(self, tile, frames, plan)
+    }
+
+    /// Gaps of a tile as the manifest lists them; of a data set that is not finished, none.
+    fn listed_gaps(&self, tile: &ReaderTile) -> ListedGaps {
+        let listed = self.manifest.gaps.iter().find(|gaps| gaps.tile == tile.id);
+        let listed = listed.filter(|_| self.condition.is_finished());
+        listed.map_or_else(ListedGaps::default, |gaps| ListedGaps::of_manifest(gaps, tile.array.frame_count))
     }
 
     /// Reads frames as stored (`frames x height x width`, dense, C order) into `out`, which is resized to fit.

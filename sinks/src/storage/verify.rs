@@ -11,14 +11,16 @@
 //! - I4: no length, count or shape read from a file sizes memory or a loop before it was compared with a limit.
 //!
 //! # Limits
-//! One buffer of a chunk ([`CHUNK_BYTES_MAX`] at most), one file of the frame table (at most 65,536 rows), 8 bytes per
-//! chunk of the segments of one tile, and [`FLAWS_LISTED_MAX`] flaws.
+//! Chunks that are read ahead (tens of MiB in all, or two chunks of [`CHUNK_BYTES_MAX`] at most), one file of the frame table
+//! (at most 65,536 rows), 8 bytes per chunk of the segments of one tile, and [`FLAWS_LISTED_MAX`] flaws.
 //!
 //! # Why this way
 //! It derives from flags, gaps and metadata what every byte must be, instead of asking the writer's code, and takes from
 //! that only the pure functions that encode a page. What carries no promise is left alone: chunks without a checksum in
-//! unsealed segments, and frames whose write was refused.
+//! unsealed segments, and frames whose write was refused. Pixels are read around the page cache, so that checking a large
+//! data set pushes nothing out of it.
 
+mod ahead;
 pub(super) mod folder;
 mod records;
 mod report;
@@ -33,16 +35,10 @@ use ronchi_pipeline::{Gap, GapReason};
 
 use super::chunk_log::ChunkLog;
 use super::error::StorageError;
+pub(super) use super::reader::runs::{CHUNK_BYTES_MAX, FRAME_MAX, FRAMES_PER_CHUNK_MAX};
 use super::reader::{Condition, ReaderTile, look_at};
 pub use report::{FLAWS_LISTED_MAX, Flaw, Verification};
 
-/// Largest chunk that is read: the largest block a receiver can be configured for.
-pub(super) const CHUNK_BYTES_MAX: u64 = 256 << 20;
-
-/// Most frames of a chunk whose segments are read: writers choose 16,384 at most.
-pub(super) const FRAMES_PER_CHUNK_MAX: u32 = 65_536;
-/// Largest frame number that is looked at: rows and bytes of later ones could not be numbered.
-pub(super) const FRAME_MAX: u64 = u64::MAX / 16;
 /// Most tiles of a detector, and lists of gaps, that are looked at.
 pub(super) const TILES_MAX: usize = 4096;
 

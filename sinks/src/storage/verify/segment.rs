@@ -10,9 +10,11 @@ use std::time::Duration;
 use ronchi_pipeline::format::{FormatError, Page0, Trailer, page1, uuid_text};
 use ronchi_pipeline::{CrcJoin, DATA_OFFSET, FrameFlag, SECTOR_BYTES, crc32c};
 
+use super::ahead::Ahead;
 use super::report::relative;
 use super::rows::row_path;
 use super::{Audit, Depth, FRAME_MAX, Subject};
+use crate::storage::error::Context as _;
 use crate::storage::reader::Condition;
 use crate::storage::table;
 
@@ -42,10 +44,9 @@ struct Segment<'a> {
     join: CrcJoin,
 }
 
-/// Memory for one chunk, the checksums of its frames as they are, and what the frame table says of them.
-#[derive(Default)]
+/// Memory for chunks, the checksums of the frames of one as they are, and what the frame table says of them.
 struct Buffers {
-    pixels: Vec<u8>,
+    ahead: Ahead,
     checksums: Vec<u32>,
     flags: Vec<u8>,
     rows: Vec<u8>,
@@ -55,8 +56,8 @@ impl Buffers {
     /// Checksums of the frames by their bytes; returns that of the chunk.
     fn take_checksums(&mut self, segment: &Segment<'_>) -> u32 {
         self.checksums.clear();
-        self.checksums
-            .extend(self.pixels.chunks_exact(segment.subject.tile.array.layout.frame_bytes as usize).map(crc32c));
+        let frames = self.ahead.pixels().chunks_exact(segment.subject.tile.array.layout.frame_bytes as usize);
+        self.checksums.extend(frames.map(crc32c));
         segment.join.join_all(self.checksums.iter().copied())
     }
 }
@@ -65,7 +66,8 @@ impl Audit<'_> {
     /// Checks every segment file of a tile whose array is as it should be.
     pub(super) fn check_segments(&mut self, subject: &mut Subject) {
         let layout = subject.tile.array.layout;
-        let mut buffers = Buffers::default();
+        let ahead = Ahead::new(layout.chunk_bytes());
+        let mut buffers = Buffers { ahead, checksums: Vec::new(), flags: Vec::new(), rows: Vec::new() };
         let mut sealed_count = 0;
         for &number in &subject.segments {
             let done = match self.depth {
@@ -123,6 +125,12 @@ impl Audit<'_> {
             Segment { subject, file, number, page, frames, present: 0, present_end: 0, is_settled: false, join };
         segment.is_settled = segment.settled();
         self.check_link(subject, number, segment.page.chunks.iter().any(Option::is_some));
+        if self.depth == Depth::Full {
+            let is_finished = self.condition.is_finished();
+            let wanted = (0..).zip(&segment.page.chunks).filter(|(_, entry)| is_finished || entry.is_some());
+            let begun = buffers.ahead.begin(&path, wanted.map(|(chunk, _)| chunk));
+            self.report.tell(self.root, begun.context("read", &path), "a segment");
+        }
         for chunk in 0..layout.chunks_per_segment {
             self.check_chunk(&mut segment, chunk, buffers, &name);
             if self.depth == Depth::Full {
@@ -253,8 +261,8 @@ impl Audit<'_> {
             let found = format_args!("absent, while chunks.log has {count} frames with checksum {crc:08x}");
             self.report.flaw(name, chunk_name(chunk, frames), found, "the same in both");
         }
-        if self.depth == Depth::Full && self.read_chunk(segment, chunk, frames, &mut buffers.pixels, name) {
-            self.check_zeros(&buffers.pixels, chunk, frames, name);
+        if self.depth == Depth::Full && self.read_chunk(segment, chunk, frames, &mut buffers.ahead, name) {
+            self.check_zeros(buffers.ahead.pixels(), chunk, frames, name);
         }
     }
 
@@ -311,14 +319,14 @@ impl Audit<'_> {
             *(if crc == 0 { &mut self.report.unknown } else { &mut self.report.good }) += 1;
             return;
         }
-        if !self.read_chunk(segment, chunk, frames, &mut buffers.pixels, name) {
+        if !self.read_chunk(segment, chunk, frames, &mut buffers.ahead, name) {
             return;
         }
         let mut found = buffers.take_checksums(segment);
         if found != crc && self.condition == Condition::Running {
-            // The page cache may hold a sector as it was before a block beside it came in.
+            // Without direct I/O the page cache may hold a sector as it was before a block beside it came in.
             std::thread::sleep(PAGE_PAUSE);
-            let _ = self.read_chunk(segment, chunk, frames, &mut buffers.pixels, name);
+            let _ = buffers.ahead.bring_again(chunk, &segment.file);
             found = buffers.take_checksums(segment);
         }
         // Which chunks are known by a checksum, and of which the checksum is a promise.
@@ -392,7 +400,8 @@ impl Audit<'_> {
         name: &Path,
     ) {
         let frame_bytes = segment.subject.tile.array.layout.frame_bytes as usize;
-        let all = frames.clone().zip(buffers.flags.iter().zip(buffers.pixels.chunks_exact(frame_bytes)));
+        let pixels = buffers.ahead.pixels().chunks_exact(frame_bytes);
+        let all = frames.clone().zip(buffers.flags.iter().zip(pixels));
         for (frame, (_, pixels)) in all.filter(|(_, (flag, _))| **flag != FrameFlag::Ok as u8) {
             if let Some(at) = pixels.iter().position(|&byte| byte != 0) {
                 let what = format!("byte {at} of frame {frame}, which is missing, in chunk {chunk}");
@@ -408,14 +417,13 @@ impl Audit<'_> {
         segment: &Segment<'_>,
         chunk: u32,
         frames: &Range<u64>,
-        pixels: &mut Vec<u8>,
+        ahead: &mut Ahead,
         name: &Path,
     ) -> bool {
         let chunk_bytes = segment.subject.tile.array.layout.chunk_bytes();
-        pixels.resize(chunk_bytes as usize, 0);
         self.report.bytes += chunk_bytes;
-        let result = segment.file.read_exact_at(pixels, DATA_OFFSET + u64::from(chunk) * chunk_bytes);
-        result
+        ahead
+            .bring(chunk)
             .map_err(|error| {
                 let expected = format_args!("{chunk_bytes} bytes");
                 self.report.flaw(name, chunk_name(chunk, frames), error, expected);

@@ -2,6 +2,7 @@
 
 mod faults;
 mod full_disk;
+mod reader;
 mod repair;
 mod rig;
 mod round_trip;
