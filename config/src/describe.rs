@@ -96,6 +96,11 @@ fn link_text(link: &LinkPlan) -> String {
         }
         SourcePlan::Tiles { endpoint, bind: false } => format!("tiles, connecting to {endpoint}"),
         SourcePlan::Tiles { endpoint, bind: true } => format!("tiles, listening on {endpoint}"),
+        SourcePlan::Replay { path, interval, tile } => {
+            let tile = tile.map(|tile| format!(" tile {tile} of")).unwrap_or_default();
+            let rate = interval.map(|interval| format!(", {:.3} frames/s", 1.0 / interval.as_secs_f64()));
+            format!("replay of{tile} {}{}", quoted(&path.to_string_lossy()), rate.as_deref().unwrap_or(", flat out"))
+        }
     };
     match link.region {
         Some(r) => format!("{source}, region y {} x {} of {} x {} px", r.y, r.x, r.height, r.width),

@@ -78,6 +78,15 @@ pub enum SourcePlan {
         /// Listen there (`true`) or connect to it.
         bind: bool,
     },
+    /// A recorded data set, also one that still grows.
+    Replay {
+        /// Its directory, `NAME.ronchi`.
+        path: PathBuf,
+        /// Time between two frames; `None` = as fast as they are taken.
+        interval: Option<Duration>,
+        /// The tile this link plays; `None` = the only one, or every tile on a link of its own.
+        tile: Option<u32>,
+    },
 }
 
 /// How to arm a Merlin.

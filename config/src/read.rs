@@ -105,7 +105,7 @@ impl Reader<'_> {
         let (data, reserve_bytes) = self.data();
         Plan {
             data,
-            links: self.root.sections("link").iter().filter_map(link).collect(),
+            links: self.root.sections("link").iter().filter_map(|value| link(value, self.base_dir)).collect(),
             detector,
             scan: self.scan(),
             reductions,
@@ -272,19 +272,22 @@ fn parsed<T>(value: &Value<'_>, expected: &str, parse: fn(&str) -> Result<T, Val
     value.text(expected).and_then(|text| value.checked(parse(text).map_err(|e| e.expected)))
 }
 
-fn link(value: &Value<'_>) -> Option<LinkPlan> {
+fn link(value: &Value<'_>, base_dir: &Path) -> Option<LinkPlan> {
     let section = value.section(&["source", "region", "control"])?;
     let region = section.get("region").and_then(|value| value.ints("[y, x, height, width] in pixels", 0..=AXIS_MAX));
     let region = region.map(|[y, x, height, width]| Region { y, x, height, width });
-    let source = section.need("source", "merlin://HOST, tiles://HOST:PORT or tiles+bind://ADDRESS:PORT");
+    let source = section.need("source", "merlin://HOST, tiles://HOST:PORT, tiles+bind://ADDRESS:PORT or replay:PATH");
     let mut source = source.and_then(|value| parsed(&value, "the address of a detector", parse_source));
     if let Some(table) = section.get("control") {
         let settings = table.section(&["port", "frames", "trigger"]).map(|section| control(&section));
         match &mut source {
             Some(SourcePlan::Merlin { control, .. }) => *control = settings,
-            Some(SourcePlan::Tiles { .. }) => section.fail("control", "only a merlin:// link has a control port"),
+            Some(_) => section.fail("control", "only a merlin:// link has a control port"),
             None => {}
         }
+    }
+    if let Some(SourcePlan::Replay { path, .. }) = &mut source {
+        *path = base_dir.join(&path);
     }
     // A link without a readable source still counts as a link, so that nobody is told that links are missing.
     let source = source.unwrap_or_else(|| SourcePlan::Merlin { host: String::new(), data_port: 0, control: None });

@@ -2,6 +2,7 @@
 
 use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
+use std::time::Duration;
 
 use ronchi_pipeline::reduce::{Reduction, VirtualDetector};
 use ronchi_pipeline::{AXIS_MAX, NavShape, SigShape};
@@ -20,8 +21,12 @@ pub(crate) const RESULT_NAMES: [&str; 4] = ["total", "com", "sum", "max"];
 
 const NAME_RULE: &str =
     "expected 1 to 128 letters, digits, `.`, `_` or `-`, beginning with a letter or digit, without `..`";
-const SOURCE_RULE: &str = "expected merlin://HOST[:PORT], tiles://HOST:PORT (connect) or tiles+bind://ADDRESS:PORT (listen), \
-     ports from 1 to 65535";
+const SOURCE_RULE: &str = "expected merlin://HOST[:PORT], tiles://HOST:PORT (connect), tiles+bind://ADDRESS:PORT (listen), ports \
+     from 1 to 65535, or replay:PATH[?rate=FRAMES_PER_SECOND][&tile=NUMBER]";
+const REPLAY_RULE: &str =
+    "expected replay:PATH[?rate=FRAMES_PER_SECOND][&tile=NUMBER], rates from 0.001 to 10000000, tiles from 0";
+/// Fastest and slowest replay, in frames per second.
+const RATES: std::ops::RangeInclusive<f64> = 0.001..=10_000_000.0;
 const VIRTUAL_RULE: &str = "expected NAME=disk:CY,CX,R, NAME=ring:CY,CX,RI,RO, NAME=rect:Y0,X0,Y1,X1, \
      NAME=sector:CY,CX,RI,RO,A0,A1, NAME=polygon:Y,X;Y,X;Y,X or NAME=npy:FILE";
 const VERTICES_MAX: usize = 1000;
@@ -49,7 +54,8 @@ pub fn check_name(name: &str) -> Result<(), ValueError> {
     Ok(())
 }
 
-/// Reads `merlin://HOST[:6342]`, `tiles://HOST:PORT` (connect) or `tiles+bind://ADDRESS:PORT` (listen).
+/// Reads `merlin://HOST[:6342]`, `tiles://HOST:PORT` (connect), `tiles+bind://ADDRESS:PORT` (listen) or
+/// `replay:PATH[?rate=FRAMES_PER_SECOND][&tile=NUMBER]`, also written `replay://PATH`.
 ///
 /// ```
 /// use ronchi_config::{SourcePlan, parse_source};
@@ -59,6 +65,9 @@ pub fn check_name(name: &str) -> Result<(), ValueError> {
 /// ```
 pub fn parse_source(text: &str) -> Result<SourcePlan, ValueError> {
     let wrong = |expected: &str| ValueError::new(text, expected);
+    if let Some(rest) = text.strip_prefix("replay:") {
+        return replay(rest.strip_prefix("//").unwrap_or(rest)).ok_or_else(|| wrong(REPLAY_RULE));
+    }
     let (scheme, address) = text.split_once("://").ok_or_else(|| wrong(SOURCE_RULE))?;
     let (host, port) = host_and_port(address).ok_or_else(|| wrong(SOURCE_RULE))?;
     match (scheme, port) {
@@ -83,6 +92,24 @@ pub fn parse_source(text: &str) -> Result<SourcePlan, ValueError> {
         }
         _ => Err(wrong(SOURCE_RULE)),
     }
+}
+
+/// `PATH[?rate=R][&tile=N]`; a path may hold question marks before the last one.
+fn replay(text: &str) -> Option<SourcePlan> {
+    let (path, options) = text.rsplit_once('?').unwrap_or((text, ""));
+    let (mut interval, mut tile) = (None, None);
+    for option in options.split('&').filter(|option| !option.is_empty()) {
+        match option.split_once('=')? {
+            ("rate", rate) if interval.is_none() => {
+                let rate = rate.parse().ok().filter(|rate| RATES.contains(rate))?;
+                interval = Some(Duration::from_secs_f64(1.0 / rate));
+            }
+            ("tile", number) if tile.is_none() => tile = Some(number.parse().ok()?),
+            _ => return None,
+        }
+    }
+    let is_path = !path.is_empty() && !path.contains('\0');
+    is_path.then(|| SourcePlan::Replay { path: path.into(), interval, tile })
 }
 
 /// Splits `HOST`, `HOST:PORT`, `[V6]` or `[V6]:PORT`; the host keeps its brackets. `None` when malformed.

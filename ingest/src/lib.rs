@@ -3,6 +3,7 @@
 mod filling;
 pub mod merlin;
 mod receive;
+pub mod replay;
 mod source;
 pub mod tiles;
 

@@ -82,6 +82,14 @@ pub enum SourceError {
         /// What should have come.
         expected: String,
     },
+    /// A recording cannot be read on.
+    #[error("replay of {name}: {reason}")]
+    Recording {
+        /// Of what.
+        name: String,
+        /// Why.
+        reason: String,
+    },
     /// The detector refused a control request.
     #[error("{address} answered {request} with error {code}")]
     Control {

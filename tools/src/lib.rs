@@ -12,6 +12,7 @@ mod process;
 mod progress;
 pub mod receiver;
 pub mod record;
+mod recorded;
 mod reducers;
 pub mod repair;
 pub mod serve;

@@ -15,6 +15,7 @@ use crossbeam_channel::{Receiver as Queue, Sender, bounded};
 use nix::sys::signal::{SigSet, Signal};
 use ronchi_config::{LinkPlan, Plan, SourcePlan};
 use ronchi_ingest::merlin::{MerlinOptions, MerlinSource};
+use ronchi_ingest::replay::ReplaySource;
 use ronchi_ingest::tiles::{TileSettings, TileSource};
 use ronchi_ingest::{Link, ReceiveError, Source, receive};
 use ronchi_pipeline::{Block, Event, FanOut, Layout, LinkCounters, Pool, Series};
@@ -25,6 +26,7 @@ use ronchi_sinks::storage::{Disk, Space, StorageError, Writer, WriterPlan, Write
 use crate::acquisitions::{Acquisition, Acquisitions, IMAGES_BYTES_MAX};
 use crate::descriptors;
 use crate::finisher::Finisher;
+use crate::recorded::{self, RecordedTile};
 use crate::reducers::{Reducers, Shared};
 use crate::summary::Summary;
 
@@ -58,6 +60,7 @@ pub struct Receiver {
 impl Receiver {
     /// Takes all memory, binds all ports and starts all threads.
     pub fn start(mut plan: Plan, options: Options) -> Result<Self> {
+        recorded::complete(&mut plan)?;
         if plan.data.record {
             refuse_existing(&plan, options.exact_name)?;
             prepare_disk(&mut plan)?;
@@ -221,6 +224,9 @@ fn open_source(plan: &Plan, link: &LinkPlan, counters: &Arc<LinkCounters>) -> Re
             source.open()?; // Binds at start: a taken port is an error now, not later.
             Box::new(source)
         }
+        SourcePlan::Replay { path, interval, tile } => {
+            Box::new(ReplaySource::new(Box::new(RecordedTile::open(path, *tile)?), *interval))
+        }
     })
 }
 
@@ -261,6 +267,9 @@ fn link_name(link: &LinkPlan) -> String {
     match &link.source {
         SourcePlan::Merlin { host, data_port, .. } => format!("merlin {host}:{data_port}"),
         SourcePlan::Tiles { endpoint, .. } => format!("tiles {endpoint}"),
+        SourcePlan::Replay { path, tile, .. } => {
+            format!("replay {}{}", path.display(), tile.map(|tile| format!(" tile {tile}")).unwrap_or_default())
+        }
     }
 }
 

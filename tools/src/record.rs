@@ -20,7 +20,8 @@ use crate::{progress, stop};
 /// Options of `ronchi record`.
 #[derive(Debug, Args)]
 pub struct RecordArgs {
-    /// Where the frames come from: merlin://HOST[:PORT], tiles://HOST:PORT (connect) or tiles+bind://HOST:PORT (listen)
+    /// Where the frames come from: merlin://HOST[:PORT], tiles://HOST:PORT (connect), tiles+bind://HOST:PORT (listen) or a data
+    /// set, replay:PATH[?rate=FRAMES_PER_SECOND][&tile=NUMBER]
     #[arg(value_parser = source)]
     source: SourcePlan,
     /// Data set to make, NAME.ronchi; must not exist
@@ -219,7 +220,8 @@ impl ArmArgs {
                 Ok(SourcePlan::Merlin { host, data_port, control: armed.or(control) })
             }
             SourcePlan::Tiles { .. } if self.arm => bail!("--arm: a tile stream has no control port"),
-            tiles => Ok(tiles),
+            SourcePlan::Replay { .. } if self.arm => bail!("--arm: a recorded data set has no control port"),
+            other => Ok(other),
         }
     }
 }

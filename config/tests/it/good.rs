@@ -175,3 +175,31 @@ fn unreadable_files() {
     std::fs::write(&file, [0xff, 0xfe]).expect("written");
     assert!(matches!(Plan::from_file(&file), Err(Error::Read { .. })));
 }
+
+/// A recorded data set as a link: path, rate and tile, relative to the file.
+#[test]
+fn replays() {
+    let replay = |path: &str, interval_ns: Option<u64>, tile| SourcePlan::Replay {
+        path: path.into(),
+        interval: interval_ns.map(Duration::from_nanos),
+        tile,
+    };
+    let good = [
+        ("replay:a.ronchi", replay("a.ronchi", None, None)),
+        ("replay:///data/a.ronchi", replay("/data/a.ronchi", None, None)),
+        ("replay:/d/a.ronchi?rate=2000", replay("/d/a.ronchi", Some(500_000), None)),
+        ("replay:a b?c.ronchi?tile=3&rate=0.5", replay("a b?c.ronchi", Some(2_000_000_000), Some(3))),
+    ];
+    for (text, expected) in good {
+        assert_eq!(ronchi_config::parse_source(text), Ok(expected), "{text}");
+    }
+    let bad =
+        ["replay:", "replay:?rate=1", "replay:a?rate=0", "replay:a?rate=1e8", "replay:a?rate=nan", "replay:a?x=1"];
+    for text in bad.into_iter().chain(["replay:a?tile=-1", "replay:a?rate", "replay:a?rate=1&rate=2", "replay:a\0b"]) {
+        assert!(ronchi_config::parse_source(text).is_err(), "{text:?}");
+    }
+    let text = "[data]\ndirectory = '.'\n[[link]]\nsource = 'replay:old/a.ronchi?rate=10'\n";
+    let plan = Plan::from_toml(text, "r.toml", "/runs".as_ref()).expect("good");
+    assert_eq!(plan.links[0].source, replay("/runs/old/a.ronchi", Some(100_000_000), None));
+    assert!(plan.describe().contains("replay of /runs/old/a.ronchi, 10.000 frames/s"), "{plan}");
+}

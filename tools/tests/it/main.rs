@@ -2,6 +2,7 @@
 
 mod data_sets;
 mod full_disk;
+mod replay;
 mod simulate;
 mod system;
 mod tidy;

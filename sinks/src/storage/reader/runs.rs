@@ -14,23 +14,23 @@
 //! # Limits
 //! [`SPAN_BYTES`] per read, or one chunk where that is larger; see `fetch.rs` for how many.
 
+mod judge;
+
 use std::collections::VecDeque;
 use std::fs::File;
 use std::ops::Range;
-use std::os::unix::fs::FileExt as _;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use ronchi_pipeline::{FrameFlag, FrameIndex, GapReason, Gaps, Layout, Slot, crc32c};
+use ronchi_pipeline::{FrameFlag, FrameIndex, Gaps, Layout, Slot};
 
 use super::access::Access;
 use super::fetch::{Fetcher, PixelFile};
 use super::map::Map;
-use super::proof::{Entries, Entry, ListedGaps, PAGE_PAUSE, Promise, RunGap, Verdict, settle};
+use super::proof::{Entries, Entry, ListedGaps, Promise, RunGap, Verdict};
 use super::{Condition, Reader, ReaderTile};
 use crate::storage::chunk_log::ChunkLog;
 use crate::storage::error::{Context as _, StorageError};
-use crate::storage::table;
 
 /// Chunks that lie together are read together up to so many bytes.
 const SPAN_BYTES: u64 = 4 << 20;
@@ -92,9 +92,12 @@ pub struct Runs {
     found: Found,
 }
 
-/// What came of the frames of a run.
+/// What came of the frames of a run, and where in its span their pixels are.
 #[derive(Default)]
 struct Found {
+    frames: Range<FrameIndex>,
+    place: Option<Range<usize>>,
+    is_verified: bool,
     flags: Vec<FrameFlag>,
     gaps: Vec<RunGap>,
     verdicts: Vec<Verdict>,
@@ -258,7 +261,16 @@ impl Runs {
         }
         let Some(span) = &mut self.current else { return Ok(None) };
         let Some(chunk) = span.chunks.pop_front() else { return Ok(None) };
-        Ok(Some(self.source.run(span, &chunk, &mut self.found)))
+        let error = self.source.settle_chunk(span, &chunk, &mut self.found);
+        Ok(self.current_run().map(|run| Run { error, ..run }))
+    }
+
+    /// The last run once more, without its error; `None` before the first and after the last.
+    pub fn current_run(&self) -> Option<Run<'_>> {
+        let hold = &self.current.as_ref()?.hold;
+        let Found { frames, place, is_verified, flags, gaps, .. } = &self.found;
+        let bytes = place.clone().map_or(&[][..], |place| hold.bytes(place));
+        Some(Run { frames: frames.clone(), bytes, flags, gaps, is_verified: *is_verified, error: None })
     }
 
     /// Plans spans, and asks for their pixels, as far as there is room.
@@ -418,176 +430,6 @@ impl Source {
         let start = self.tile.array.layout.offset_of(frames.start);
         start..start + (frames.end - frames.start) * self.tile.array.layout.frame_bytes
     }
-
-    /// The run of a chunk whose span has come.
-    fn run<'a>(&self, span: &'a mut Span, chunk: &ChunkSpan, found: &'a mut Found) -> Run<'a> {
-        let frame_bytes = self.tile.array.layout.frame_bytes as usize;
-        let held = chunk.all.start.max(span.held.start)..chunk.all.end.min(span.held.end);
-        let at = |frame: FrameIndex| (frame - span.held.start) as usize;
-        found.flags.clear();
-        found.flags.extend_from_slice(&span.flags[at(chunk.frames.start)..at(chunk.frames.end)]);
-        let bytes_at = at(held.start) * frame_bytes..at(held.end) * frame_bytes;
-        let skip = (chunk.frames.start - held.start) as usize;
-        let place = self.pixels(&mut span.hold, &span.files, (&held, bytes_at));
-        let (place, wrong) = match place {
-            Ok(None) => (None, None),
-            Ok(Some(place)) => {
-                let wrong = self.judge(span, chunk, (&held, &place), found);
-                found.verdicts.drain(..skip);
-                (Some(place), wrong)
-            }
-            Err(reason) => (None, Some(reason)),
-        };
-        if place.is_none() {
-            found.verdicts.clear();
-        }
-        let missing = if wrong.is_some() { Verdict::Bad } else { Verdict::Unknown };
-        found.verdicts.resize(found.flags.len(), missing);
-        let Found { flags, gaps, verdicts } = found;
-        let is_complete = matches!(chunk.entry, Entry::Known { is_complete: true, .. });
-        settle((&chunk.frames, flags), &self.listed, self.promise, (verdicts, is_complete), gaps);
-        if place.is_none() {
-            leave_none(&chunk.frames, flags, gaps);
-        }
-        let is_there = flags.contains(&FrameFlag::Ok);
-        let bytes = place.filter(|_| is_there).map_or(&[][..], |place| {
-            let start = place.start + skip * frame_bytes;
-            span.hold.bytes(start..start + flags.len() * frame_bytes)
-        });
-        let is_lost = |(frame, &verdict)| verdict == Verdict::Bad && !self.listed.gaps.contains(frame);
-        let wrong = wrong.filter(|_| chunk.frames.clone().zip(&*verdicts).any(is_lost));
-        let error = wrong.map(|reason| StorageError::Chunk {
-            path: span.path.clone(),
-            chunk: chunk.number,
-            first: chunk.all.start,
-            last: chunk.all.end - 1,
-            reason,
-        });
-        let mut there = flags.iter().zip(&*verdicts).filter(|(flag, _)| **flag == FrameFlag::Ok);
-        let is_verified = is_there && there.all(|(_, verdict)| *verdict == Verdict::Good);
-        Run { frames: chunk.frames.clone(), bytes, flags, gaps, is_verified, error }
-    }
-
-    /// Where in the hold the pixels of `held` are; `None` when there are none.
-    fn pixels(
-        &self,
-        hold: &mut Hold,
-        files: &Option<Files>,
-        (held, bytes_at): (&Range<FrameIndex>, Range<usize>),
-    ) -> Result<Option<Range<usize>>, String> {
-        match hold {
-            Hold::Nothing | Hold::Coming => Ok(None),
-            Hold::Refused(reason) => Err(reason.clone()),
-            Hold::Slot(_, place) => Ok(Some(place.start + bytes_at.start..place.start + bytes_at.end)),
-            Hold::Mapped(map, place) => {
-                let place = place.start + bytes_at.start..place.start + bytes_at.end;
-                map.bring(place.clone()).map(|()| Some(place)).map_err(|error| error.to_string())
-            }
-            Hold::Broken(slot) => {
-                let Some(files) = files else { return Ok(None) };
-                let bytes = bytes_at.end - bytes_at.start;
-                let read = files.pages.read_exact_at(&mut slot.bytes_mut()[..bytes], self.file_range(held).start);
-                read.map(|()| Some(0..bytes)).map_err(|error| error.to_string())
-            }
-        }
-    }
-
-    /// Compares pixels with checksums where that is wanted or needed: one verdict per held frame, and what is wrong.
-    fn judge(
-        &self,
-        span: &mut Span,
-        chunk: &ChunkSpan,
-        (held, place): (&Range<FrameIndex>, &Range<usize>),
-        found: &mut Found,
-    ) -> Option<String> {
-        found.verdicts.clear();
-        found.verdicts.resize((held.end - held.start) as usize, Verdict::Unknown);
-        let must_prove = chunk.all.end > self.promise.proven_from || found.flags.iter().any(|&f| f != FrameFlag::Ok);
-        if !(self.verify || must_prove) {
-            return None;
-        }
-        let wrong = self.compare(span.hold.bytes(place.clone()), chunk, held, &mut found.verdicts);
-        if wrong.is_none() || self.condition != Condition::Running {
-            return wrong;
-        }
-        // The page cache may hold a sector as it was before a block beside it came in.
-        std::thread::sleep(PAGE_PAUSE);
-        if let (Hold::Slot(slot, _) | Hold::Broken(slot), Some(files)) = (&mut span.hold, &span.files) {
-            let _ = files.pages.read_exact_at(&mut slot.bytes_mut()[place.clone()], self.file_range(held).start);
-        }
-        self.compare(span.hold.bytes(place.clone()), chunk, held, &mut found.verdicts)
-    }
-
-    /// Compares pixels with the checksum of their chunk and, where that does not settle it, with those of their frames.
-    fn compare(
-        &self,
-        pixels: &[u8],
-        chunk: &ChunkSpan,
-        held: &Range<FrameIndex>,
-        verdicts: &mut [Verdict],
-    ) -> Option<String> {
-        let mut wrong = None;
-        if let Entry::Known { crc32c: written, .. } = chunk.entry
-            && *held == chunk.all
-        {
-            let found = crc32c(pixels);
-            if found == written {
-                verdicts.fill(Verdict::Good);
-                return None;
-            }
-            // Unless the disk refused part of the chunk after its checksum was taken.
-            if !self.listed.may_be_refused(&chunk.all) {
-                wrong = Some(format!("checksum {found:08x} by its bytes, {written:08x} when written"));
-            }
-        }
-        verdicts.fill(if wrong.is_some() { Verdict::Bad } else { Verdict::Unknown });
-        if self.has_checksums && !self.is_told {
-            self.compare_frames(pixels, held, verdicts, &mut wrong);
-        }
-        wrong.filter(|_| verdicts.contains(&Verdict::Bad))
-    }
-
-    fn compare_frames(
-        &self,
-        pixels: &[u8],
-        held: &Range<FrameIndex>,
-        verdicts: &mut [Verdict],
-        wrong: &mut Option<String>,
-    ) {
-        let mut rows = vec![0; 4 * verdicts.len()];
-        // Rows that cannot be read say nothing.
-        let _ = self.tile.read_rows(held.start, table::CHECKSUMS, 4, &mut rows);
-        let written = rows.as_chunks().0.iter().map(|row| u32::from_le_bytes(*row));
-        let frames = pixels.chunks_exact(self.tile.array.layout.frame_bytes as usize);
-        for ((frame, verdict), (pixels, written)) in held.clone().zip(verdicts).zip(frames.zip(written)) {
-            if written == 0 {
-                continue; // Missing, or not known.
-            }
-            let found = crc32c(pixels);
-            *verdict = if found == written { Verdict::Good } else { Verdict::Bad };
-            if found != written {
-                wrong.get_or_insert_with(|| {
-                    format!("checksum of frame {frame} is {found:08x} by its bytes, {written:08x} when written")
-                });
-            }
-        }
-    }
-}
-
-/// Frames without pixels are not there, whatever their flags say.
-fn leave_none(frames: &Range<FrameIndex>, flags: &mut [FrameFlag], gaps: &mut Vec<RunGap>) {
-    for (frame, flag) in frames.clone().zip(flags) {
-        if *flag == FrameFlag::Ok {
-            *flag = FrameFlag::Missing;
-            gaps.push(RunGap { frames: frame..frame + 1, flag: *flag, reason: None::<GapReason> });
-        }
-    }
-    gaps.sort_by_key(|gap| gap.frames.start);
-    gaps.dedup_by(|next, last| {
-        let is_same = (next.frames.start, next.flag, next.reason) == (last.frames.end, last.flag, last.reason);
-        last.frames.end = if is_same { next.frames.end } else { last.frames.end };
-        is_same
-    });
 }
 
 impl View {

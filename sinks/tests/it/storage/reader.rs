@@ -55,6 +55,7 @@ fn read(reader: &Reader, tile: u32, frames: Range<u64>, plan: &ReadPlan) -> Seen
         seen.verified += u64::from(run.is_verified);
     }
     assert_eq!(next, frames.end, "I1: covered");
+    assert!(runs.current_run().is_none());
     assert_eq!(runs.position(), frames.end);
     seen
 }
