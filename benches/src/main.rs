@@ -7,6 +7,7 @@ mod e2e;
 mod latency;
 mod limits;
 mod reduce;
+mod storage;
 mod subscribers;
 
 use clap::Parser;
@@ -22,6 +23,8 @@ enum Bench {
     Subscribers(subscribers::Subscribers),
     /// Rate of the reduction kernels on one core.
     Reduce(reduce::Reduce),
+    /// Rates of writing and reading, against fio and against memory.
+    Storage(storage::Storage),
 }
 
 fn main() -> anyhow::Result<()> {
@@ -30,5 +33,6 @@ fn main() -> anyhow::Result<()> {
         Bench::Latency(bench) => bench.run(),
         Bench::Subscribers(bench) => bench.run(),
         Bench::Reduce(bench) => bench.run(),
+        Bench::Storage(bench) => bench.run(),
     }
 }

@@ -42,6 +42,8 @@ pub use disk::{Action, Bytes, Disk, DiskFile, Done, Op, Page, Purpose, Tag};
 pub use error::StorageError;
 pub use file_system::{Creation, FileSystem, RealFiles};
 pub use plan::{DiskChoice, WriterPlan, WriterReport};
+#[doc(hidden)]
+pub use reader::Map;
 pub use reader::{Access, Condition, Extent, ReadPlan, Reader, ReaderTile, Run, RunGap, Runs, look_at};
 pub use repair::{Change, Repair, RepairPlan, repair};
 pub use space::{Space, Wanted, tile_bytes};

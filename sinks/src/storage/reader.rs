@@ -32,6 +32,8 @@ use super::error::{Context as _, StorageError};
 use super::{files, table};
 pub use access::Access;
 pub use follow::Extent;
+#[doc(hidden)]
+pub use map::Map;
 use proof::ListedGaps;
 pub use proof::RunGap;
 pub use runs::{ReadPlan, Run, Runs};

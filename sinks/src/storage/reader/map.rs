@@ -21,13 +21,13 @@ use memmap2::{Advice, Mmap, MmapOptions};
 
 const PAGE_BYTES: usize = 4096;
 
-/// A mapped segment.
+/// A mapped segment. Public for benchmarks; whoever makes one keeps I1.
 #[derive(Debug)]
-pub(super) struct Map(Mmap);
+pub struct Map(Mmap);
 
 impl Map {
     /// Maps the first `bytes` of a final segment. Errors: the file is shorter, or the system refuses.
-    pub(super) fn of_final(file: &File, bytes: u64) -> io::Result<Self> {
+    pub fn of_final(file: &File, bytes: u64) -> io::Result<Self> {
         if file.metadata()?.len() < bytes {
             return Err(io::ErrorKind::UnexpectedEof.into());
         }
@@ -38,7 +38,7 @@ impl Map {
     }
 
     /// Brings bytes of the file into memory (I3).
-    pub(super) fn bring(&self, range: Range<usize>) -> io::Result<()> {
+    pub fn bring(&self, range: Range<usize>) -> io::Result<()> {
         if range.end > self.0.len() {
             return Err(io::ErrorKind::UnexpectedEof.into());
         }
@@ -47,13 +47,13 @@ impl Map {
     }
 
     /// Lets the kernel begin to read bytes that will be wanted.
-    pub(super) fn announce(&self, range: Range<usize>) {
+    pub fn announce(&self, range: Range<usize>) {
         let start = range.start - range.start % PAGE_BYTES;
         let _ = self.0.advise_range(Advice::WillNeed, start, range.end - start); // Advice may be refused.
     }
 
     /// Bytes of the file that were brought in before; none when they lie beyond it.
-    pub(super) fn bytes(&self, range: Range<usize>) -> &[u8] {
+    pub fn bytes(&self, range: Range<usize>) -> &[u8] {
         self.0.get(range).unwrap_or(&[])
     }
 }

@@ -1,0 +1,287 @@
+//! The disk alone: our writer and readers beside `fio` and beside a plain sum over memory, by turns in one run.
+
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use crossbeam_channel::bounded;
+use ronchi_pipeline::{
+    Announcement, BlockMut, End, EndReason, Event, FrameFlag, Gaps, Layout, PixelType, Pool, Series, SigShape,
+};
+use ronchi_sinks::storage::{Access, DataSet, Map, NewDataSet, ReadPlan, Reader, Writer, WriterPlan};
+use serde_json::{Value, json};
+
+use crate::e2e::median;
+
+const DETECTOR: SigShape = SigShape { height: 256, width: 256 };
+/// Frames of 128 KiB in chunks of 4 MiB: what one write, and one read, takes.
+const CHUNK_FRAMES: u32 = 32;
+const CHUNK_BYTES: u64 = 4 << 20;
+/// Segments of 256 MiB.
+const SEGMENT_CHUNKS: u32 = 64;
+const SEGMENT_BYTES: u64 = SEGMENT_CHUNKS as u64 * CHUNK_BYTES;
+/// Operations in flight, ours and fio's.
+const DEPTH: u32 = 16;
+
+/// Rates of writing and reading, against fio with the same sizes and against a plain sum over memory.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Storage {
+    /// Directory on the disk to be measured.
+    #[arg(long, default_value = ".")]
+    dir: PathBuf,
+    /// Runs per case, by turns; figures are medians.
+    #[arg(long, default_value_t = 5)]
+    runs: usize,
+    /// Segments of 256 MiB per run.
+    #[arg(long, default_value_t = 8, value_parser = clap::value_parser!(u32).range(1..=256))]
+    segments: u32,
+}
+
+/// Rates of one case, bytes/s.
+#[derive(Debug)]
+struct Case {
+    name: &'static str,
+    rates: Vec<f64>,
+}
+
+/// What the cases are compared with, and how much of it is asked for.
+const BOUNDS: [(&str, &[&str], f64); 5] = [
+    ("write", &["fio write", "fio write, huge pages"], 0.95),
+    ("read direct", &["fio read"], 0.95),
+    ("read direct, verified", &["fio read"], 0.95),
+    ("read mapped", &["sum of a mapping"], 0.9),
+    ("read mapped, verified", &["sum of a mapping"], 0.0),
+];
+
+impl Storage {
+    pub(crate) fn run(&self) -> Result<()> {
+        let has_fio = Command::new("fio").arg("--version").output().is_ok_and(|output| output.status.success());
+        if !has_fio {
+            println!(
+                "{}",
+                json!({ "bench": "storage", "skipped": "fio is not installed: nothing to compare the disk with" })
+            );
+        }
+        let has_huge = has_fio && self.fio(&["--rw=write", "--iomem=mmaphuge"], 1).is_ok();
+        if has_fio && !has_huge {
+            println!(
+                "{}",
+                json!({ "bench": "storage", "skipped": "fio on huge pages: none are reserved (vm.nr_hugepages)" })
+            );
+        }
+        let mut cases = Vec::new();
+        for _ in 0..self.runs {
+            self.round(&mut cases, has_fio, has_huge)?;
+        }
+        for case in &cases {
+            println!("{}", self.line(case, &cases));
+        }
+        Ok(())
+    }
+
+    /// Every case once.
+    fn round(&self, cases: &mut Vec<Case>, has_fio: bool, has_huge: bool) -> Result<()> {
+        let mut note = |name: &'static str, rate: f64| match cases.iter_mut().find(|case| case.name == name) {
+            Some(case) => case.rates.push(rate),
+            None => cases.push(Case { name, rates: vec![rate] }),
+        };
+        if has_fio {
+            note("fio write", self.fio(&["--rw=write"], self.segments)?);
+        }
+        if has_huge {
+            note("fio write, huge pages", self.fio(&["--rw=write", "--iomem=mmaphuge"], self.segments)?);
+        }
+        let scratch = tempfile::tempdir_in(&self.dir).context("a folder for the data set")?;
+        let (path, rate) = self.write(scratch.path())?;
+        note("write", rate);
+        let files: Vec<String> = self.files(&path).iter().map(|file| file.display().to_string()).collect();
+        if has_fio {
+            let rate =
+                self.fio(&["--rw=read", "--readonly", &format!("--filename={}", files.join(":"))], self.segments)?;
+            note("fio read", rate);
+        }
+        note("read direct", self.read(&path, Access::Direct, false)?);
+        note("read direct, verified", self.read(&path, Access::Direct, true)?);
+        let mut bytes = Vec::new();
+        for file in self.files(&path) {
+            bytes.clear();
+            std::io::Read::read_to_end(&mut File::open(file)?, &mut bytes)?; // Into the page cache.
+        }
+        drop(bytes);
+        let [anew, again] = self.sum_mapping(&path)?;
+        note("sum of a mapping", anew);
+        note("sum of a mapping, again", again);
+        note("read mapped", self.read(&path, Access::Mapped, false)?);
+        note("read mapped, verified", self.read(&path, Access::Mapped, true)?);
+        Ok(())
+    }
+
+    fn line(&self, case: &Case, cases: &[Case]) -> Value {
+        let rate = |name: &str| cases.iter().find(|case| case.name == name).map(|case| median(&case.rates));
+        let gb = |rate: f64| (rate / 1e7).round() / 100.0;
+        let mut line = json!({
+            "bench": "storage", "case": case.name, "gb_per_s": gb(median(&case.rates)),
+            "gb_per_s_all": case.rates.iter().map(|&rate| gb(rate)).collect::<Vec<_>>(),
+        });
+        if let Some((_, others, least)) = BOUNDS.iter().find(|(name, ..)| *name == case.name) {
+            let best = others.iter().filter_map(|other| rate(other)).fold(0.0, f64::max);
+            let ratio = (best > 0.0).then(|| (median(&case.rates) / best * 1e3).round() / 1e3);
+            line["of"] = json!(others);
+            line["ratio"] = json!(ratio);
+            line["asked"] = json!(least);
+        }
+        line
+    }
+
+    fn frame_count(&self) -> u64 {
+        u64::from(self.segments) * u64::from(SEGMENT_CHUNKS) * u64::from(CHUNK_FRAMES)
+    }
+
+    fn total_bytes(&self) -> u64 {
+        u64::from(self.segments) * SEGMENT_BYTES
+    }
+
+    /// Runs fio over files of the size of segments; bytes/s. Files it makes are removed.
+    fn fio(&self, arguments: &[&str], segments: u32) -> Result<f64> {
+        let scratch = tempfile::tempdir_in(&self.dir).context("a folder for fio")?;
+        let output = Command::new("fio")
+            .args(["--name=ronchi", "--ioengine=io_uring", "--direct=1", "--fallocate=native", "--end_fsync=1"])
+            .args(["--file_service_type=sequential", "--output-format=json", "--thread"])
+            .arg(format!("--bs={CHUNK_BYTES}"))
+            .arg(format!("--iodepth={DEPTH}"))
+            .arg(format!("--nrfiles={segments}"))
+            .arg(format!("--filesize={SEGMENT_BYTES}"))
+            .arg(format!("--size={}", u64::from(segments) * SEGMENT_BYTES))
+            .args(arguments)
+            .current_dir(scratch.path())
+            .output()
+            .context("run fio")?;
+        let text = String::from_utf8_lossy(&output.stdout);
+        ensure!(output.status.success(), "fio: {text}{}", String::from_utf8_lossy(&output.stderr));
+        let json: Value = serde_json::from_str(&text[text.find('{').unwrap_or(0)..]).context("what fio prints")?;
+        let rates = ["/jobs/0/write/bw_bytes", "/jobs/0/read/bw_bytes"].map(|at| json.pointer(at)?.as_f64());
+        let rate = rates.into_iter().flatten().fold(0.0, f64::max);
+        ensure!(rate > 0.0, "fio moved nothing: {text}");
+        Ok(rate)
+    }
+
+    /// Records frames that lie in memory, checksums taken as always; until the last one is durable.
+    fn write(&self, directory: &Path) -> Result<(PathBuf, f64)> {
+        let series = self.series()?;
+        let region = series.announced.region;
+        let new = NewDataSet {
+            series: &series,
+            regions: &[region],
+            scan: None,
+            created: String::new(),
+            software: "ronchi-benches".into(),
+            user: Value::Null,
+            volumes: &[],
+        };
+        let data_set = Arc::new(DataSet::create(directory, &new)?);
+        let pool = Pool::new(2 * DEPTH + 4, Layout::slot_bytes(CHUNK_BYTES) as usize)?;
+        let plan = WriterPlan { depth: DEPTH, pool: Some(pool.clone()), ..WriterPlan::new(directory.to_owned()) };
+        let (events, queue) = bounded(DEPTH as usize);
+        let (opened, outcomes) = (Arc::clone(&data_set), Arc::new(std::sync::Mutex::new(Vec::new())));
+        let ended = Arc::clone(&outcomes);
+        let writer = Writer::spawn(
+            plan,
+            queue,
+            Box::new(move |_| Ok(Arc::clone(&opened))),
+            Box::new(move |end| ended.lock().unwrap_or_else(std::sync::PoisonError::into_inner).push(end)),
+        )?;
+        let frame_count = self.frame_count();
+        let started = Instant::now();
+        events.send(Event::Begin(Arc::clone(&series)))?;
+        for first in (0..frame_count).step_by(CHUNK_FRAMES as usize) {
+            let slot = pool.take(Duration::from_secs(60)).context("the writer gives no slot back")?;
+            let mut block = BlockMut::new(slot, Arc::clone(&series), first);
+            (0..CHUNK_FRAMES as usize).for_each(|position| block.commit(position, first, 0));
+            events.send(Event::Block(block.seal().context("a full block")?))?;
+        }
+        let (reason, gaps) = (EndReason::Complete, Gaps::default());
+        let end = End { series, reason, frame_count, received_count: frame_count, gaps };
+        events.send(Event::End(Arc::new(end)))?;
+        drop(events);
+        writer.join().map_err(anyhow::Error::msg)?;
+        let seconds = started.elapsed().as_secs_f64();
+        let ends = outcomes.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        ensure!(ends.iter().all(|end| end.error.is_none() && end.durable_count == frame_count), "{ends:?}");
+        let outcomes: Vec<_> = ends.iter().map(ronchi_sinks::storage::TileEnd::outcome).collect();
+        data_set.finish(ronchi_pipeline::format::DataSetState::Complete, &outcomes)?;
+        Ok((data_set.path().to_owned(), self.total_bytes() as f64 / seconds))
+    }
+
+    fn series(&self) -> Result<Arc<Series>> {
+        let pixel = PixelType::from_numpy_name("<u2").context("a pixel type")?;
+        let frame_bytes = DETECTOR.pixel_count() * pixel.bytes() as u64;
+        Ok(Arc::new(Series {
+            acquisition: *b"ronchi-benches..",
+            name: "bench".into(),
+            link: 0,
+            link_count: 1,
+            announced: Announcement {
+                series_id: "bench".into(),
+                frame_count: Some(self.frame_count()),
+                scan: None,
+                detector: DETECTOR,
+                region: DETECTOR.region(),
+                pixel,
+                vendor_header: String::new(),
+            },
+            scan: None,
+            layout: Layout { frame_bytes, frames_per_chunk: CHUNK_FRAMES, chunks_per_segment: SEGMENT_CHUNKS },
+            is_recorded: true,
+        }))
+    }
+
+    fn files(&self, data_set: &Path) -> Vec<PathBuf> {
+        (0..self.segments).map(|number| data_set.join(format!("frames/c/{number}/0/0"))).collect()
+    }
+
+    /// Goes through all frames; mapped ones are summed, so that their bytes are looked at.
+    fn read(&self, data_set: &Path, access: Access, verify: bool) -> Result<f64> {
+        let reader = Reader::open(data_set)?;
+        let started = Instant::now();
+        let mut runs = reader.runs(0, 0..self.frame_count(), &ReadPlan { access, verify, gaps: None })?;
+        let (mut bytes, mut total) = (0, 0);
+        while let Some(run) = runs.next_run()? {
+            ensure!(run.flags.iter().all(|&flag| flag == FrameFlag::Ok), "{:?}", run.error);
+            bytes += run.bytes.len() as u64;
+            if access == Access::Mapped {
+                total ^= sum(run.bytes);
+            }
+        }
+        std::hint::black_box(total);
+        let seconds = started.elapsed().as_secs_f64();
+        ensure!(bytes == self.total_bytes(), "{bytes} bytes came");
+        Ok(bytes as f64 / seconds)
+    }
+
+    /// Maps all segments and sums them, twice over the same mappings: with the faults of the first touch, and without.
+    fn sum_mapping(&self, data_set: &Path) -> Result<[f64; 2]> {
+        let files: Vec<File> = self.files(data_set).iter().map(File::open).collect::<std::io::Result<_>>()?;
+        let started = Instant::now();
+        let maps = files.iter().map(|file| Map::of_final(file, SEGMENT_BYTES)).collect::<std::io::Result<Vec<_>>>()?;
+        let pass = |started: Instant| {
+            let total = maps.iter().fold(0, |total, map| total ^ sum(map.bytes(0..SEGMENT_BYTES as usize)));
+            std::hint::black_box(total);
+            self.total_bytes() as f64 / started.elapsed().as_secs_f64()
+        };
+        Ok([pass(started), pass(Instant::now())])
+    }
+}
+
+/// A plain sum over bytes, as fast as memory gives them.
+fn sum(bytes: &[u8]) -> u64 {
+    let lanes = bytes.as_chunks::<64>().0.iter().fold([0_u64; 8], |mut lanes, block| {
+        for (lane, word) in lanes.iter_mut().zip(block.as_chunks::<8>().0) {
+            *lane = lane.wrapping_add(u64::from_le_bytes(*word));
+        }
+        lanes
+    });
+    lanes.into_iter().fold(0, u64::wrapping_add)
+}
