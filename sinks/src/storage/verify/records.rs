@@ -39,9 +39,8 @@ impl Audit<'_> {
         }
     }
 
-    /// Progress of a tile before its arrays are opened (I2); `None` when there is none or it is not readable. It is
-    /// replaced without a sync while frames come in: a power cut may leave an earlier one, none, or one without its
-    /// content.
+    /// Progress of a tile before its arrays are opened (I2); `None` when there is none or it is not readable. A power
+    /// cut may leave an earlier one, or none; of early receivers, which named it without a sync, one without its content.
     pub(super) fn read_progress(&mut self, tile: u32) -> Option<Progress> {
         let is_alone = self.manifest.detector.tiles.len() <= 1;
         let base = if is_alone { self.root.to_owned() } else { self.root.join("tiles").join(tile.to_string()) };
