@@ -38,7 +38,7 @@ def cut_once(made, rng, tally, number):
     )
     port = harness.free_port()
     watermarks = Watermarks(made.path / "data", 1)
-    is_after_end = rng.random() < 0.15
+    is_after_end, is_acknowledged = rng.random() < 0.15, rng.random() < 0.8
     after_s = rng.uniform(0, truth.count / rate)
     with (
         sender,
@@ -46,7 +46,7 @@ def cut_once(made, rng, tally, number):
             made.path, receivers.tile_links([sender]), http=port, sync_interval_ms=rng.choice([10, 20, 50, 200])
         ) as process,
     ):
-        _watch_until_cut(process, watermarks, port, after_s, is_after_end)
+        _watch_until_cut(process, watermarks, port, after_s, is_after_end, is_acknowledged)
         made.cut_power()
         # What is counted durable after the cut must be there as well: this is the moment to lie.
         end = time.monotonic() + rng.uniform(0, 0.15)
@@ -70,8 +70,10 @@ def cut_once(made, rng, tally, number):
     tally.count("acknowledged frames", watermarks.total)
 
 
-def _watch_until_cut(process, watermarks, port, after_s, is_after_end):
+def _watch_until_cut(process, watermarks, port, after_s, is_after_end, is_acknowledged):
     harness.until(lambda: any(watermarks.directory.glob("*.ronchi")), DEADLINE_S, "data set", alive=process)
+    if is_acknowledged:
+        harness.until(lambda: watermarks.look() or watermarks.total, DEADLINE_S, "durable frames", alive=process)
     end = time.monotonic() + after_s
     while time.monotonic() < end or is_after_end and not watermarks.finished:
         assert process.poll() is None, f"the receiver ended by itself\n{process.log()}"
