@@ -10,6 +10,9 @@
 //! Decoders return [`FormatError`] on any bytes that are not ours and never panic or allocate by a length they read
 //! before it is compared with a limit.
 
+mod bitshuffle;
+pub mod blosc;
+pub mod bslz4;
 mod chunk_log;
 pub mod hdf5;
 mod index;
