@@ -4,7 +4,7 @@
 
 use libfuzzer_sys::fuzz_target;
 use ronchi_pipeline::crc32c;
-use ronchi_pipeline::format::{CHUNK_RECORD_BYTES, ChunkRecord, Page0};
+use ronchi_pipeline::format::{CHUNK_RECORD_BYTES, ChunkRecord, PackedPage0, Page0};
 use ronchi_pipeline::{CHUNKS_MAX, SECTOR_BYTES};
 
 const TRAILER: std::ops::Range<usize> = 4032..4096;
@@ -33,6 +33,11 @@ fn seal(bytes: &mut [u8], count: usize) {
 }
 
 fn check_page(bytes: &[u8], frame_bytes: u64) {
+    if let Ok(page) = PackedPage0::decode(bytes, frame_bytes) {
+        assert!((1..=CHUNKS_MAX as usize).contains(&page.chunks.len()));
+        assert_eq!(PackedPage0::decode(&page.encode()[..], frame_bytes), Ok(page));
+        return;
+    }
     let Ok(page) = Page0::decode(bytes, frame_bytes) else { return };
     assert!((1..=CHUNKS_MAX as usize).contains(&page.chunks.len()));
     assert_eq!(Page0::decode(&page.encode(frame_bytes)[..], frame_bytes), Ok(page));

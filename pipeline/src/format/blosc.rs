@@ -23,6 +23,8 @@ use super::{FormatError, bitshuffle, field, u32_at};
 
 /// Bytes of a decoded block of our own: the detectors' choice, which stays in a core's first cache.
 pub const BLOCK_BYTES: usize = 8192;
+/// Smallest block a detector may choose: eight items of one byte.
+pub const BLOCK_BYTES_MIN: usize = 8;
 const HEADER_BYTES: usize = 16;
 const VERSION: u8 = 2;
 const LZ4_VERSION: u8 = 1;
@@ -30,11 +32,12 @@ const FLAGS_LZ4: u8 = 0x34;
 const FLAG_PLAIN: u8 = 0x02;
 const FLAGS_PLAIN: u8 = FLAGS_LZ4 | FLAG_PLAIN;
 /// Most bytes of a decoded chunk: lengths are signed 32-bit numbers for Blosc.
-const CHUNK_BYTES_MAX: usize = (1 << 30) - 1;
+pub const CHUNK_BYTES_MAX: usize = (1 << 30) - 1;
 
 /// Most bytes a frame takes whose blocks decode to `block_bytes` each: nothing is ever longer than stored.
 pub fn bytes_max(chunk_bytes: usize, block_bytes: usize) -> usize {
-    HEADER_BYTES + chunk_bytes + 8 * chunk_bytes.div_ceil(block_bytes.max(1))
+    let blocks = chunk_bytes.div_ceil(block_bytes.max(1));
+    blocks.saturating_mul(8).saturating_add(chunk_bytes).saturating_add(HEADER_BYTES)
 }
 
 /// Bytes of the frame that starts with these bytes, as its header has it; `None` when it is too short for one.

@@ -7,12 +7,14 @@
 //! ...           zero
 //! 4032   64     trailer: magic[8] uuid[16] tile flags segment first_frame frames_written k n crc32c
 //! ```
+//! In a packed segment chunks are compressed: they lie where the index says, and flag 4 of the trailer is set.
 //!
 //! # Invariants
-//! - I1: a present chunk lies at `8192 + i*k*F` and is `k*F` long; nothing else is accepted.
+//! - I1: a present chunk lies at `8192 + i*k*F` and is `k*F` long; nothing else is accepted. In a packed segment it begins
+//!   on a sector at 8192 or later, and is no longer than a chunk can get.
 //! - I2: the index and the trailer each carry their own checksum, so a torn page is recognised.
 
-use super::{FormatError, array_at, field, u32_at, u64_at};
+use super::{FormatError, array_at, blosc, field, u32_at, u64_at};
 use crate::crc::crc32c;
 use crate::layout::{CHUNKS_MAX, DATA_OFFSET, SECTOR_BYTES};
 
@@ -21,6 +23,8 @@ const TRAILER_OFFSET: usize = 4032;
 const ABSENT: u64 = u64::MAX;
 const FLAG_SEALED: u32 = 1;
 const FLAG_GAPS: u32 = 2;
+const FLAG_PACKED: u32 = 4;
+const SECTOR: u64 = SECTOR_BYTES as u64;
 
 /// The 64 bytes at 4032: which part of which data set this file is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -58,59 +62,150 @@ impl Page0 {
     /// # Panics
     /// When there are more than [`CHUNKS_MAX`] chunks: `Layout` never has more.
     pub fn encode(&self, frame_bytes: u64) -> Box<[u8; SECTOR_BYTES]> {
-        let n = self.chunks.len();
-        assert!(n <= CHUNKS_MAX as usize, "{n} chunks in a segment");
         let chunk_bytes = u64::from(self.trailer.frames_per_chunk) * frame_bytes;
-        let mut page = Box::new([0; SECTOR_BYTES]);
-        for (i, chunk) in self.chunks.iter().enumerate() {
-            let entry = match chunk {
-                Some(_) => (DATA_OFFSET + i as u64 * chunk_bytes, chunk_bytes),
-                None => (ABSENT, ABSENT),
-            };
-            page[16 * i..16 * i + 8].copy_from_slice(&entry.0.to_le_bytes());
-            page[16 * i + 8..16 * i + 16].copy_from_slice(&entry.1.to_le_bytes());
-            let at = 16 * n + 4 + 4 * i;
-            page[at..at + 4].copy_from_slice(&chunk.unwrap_or(0).to_le_bytes());
-        }
-        let index_crc = crc32c(&page[..16 * n]);
-        page[16 * n..16 * n + 4].copy_from_slice(&index_crc.to_le_bytes());
-        page[TRAILER_OFFSET..].copy_from_slice(&self.trailer.encode(n as u32));
-        page
+        let entry = |(i, chunk): (usize, &Option<u32>)| {
+            chunk.map(|crc32c| (DATA_OFFSET + i as u64 * chunk_bytes, chunk_bytes, crc32c))
+        };
+        encode_page(&self.trailer, 0, self.chunks.iter().enumerate().map(entry))
     }
 
     /// Reads page 0 of a segment with frames of `frame_bytes`, checking both checksums and every entry.
     pub fn decode(page: &[u8], frame_bytes: u64) -> Result<Self, FormatError> {
-        if page.len() < SECTOR_BYTES {
-            return Err(FormatError::Short { what: "page 0", got_bytes: page.len(), want_bytes: SECTOR_BYTES });
-        }
-        let (trailer, n) = Trailer::decode(&page[TRAILER_OFFSET..SECTOR_BYTES])?;
-        let n = n as usize;
-        let (got, want) = (u32_at(page, 16 * n), crc32c(&page[..16 * n]));
-        if got != want {
-            return Err(FormatError::Checksum { what: "segment index", got, want });
-        }
-        let chunk_bytes = u64::from(trailer.frames_per_chunk)
-            .checked_mul(frame_bytes)
-            .filter(|bytes| bytes.checked_mul(u64::from(CHUNKS_MAX) + 1).is_some())
-            .ok_or_else(|| field("frames per chunk", trailer.frames_per_chunk, "a chunk of sensible size"))?;
-        let entry = |i: usize| {
-            let (offset, nbytes) = (u64_at(page, 16 * i), u64_at(page, 16 * i + 8));
-            if (offset, nbytes) == (ABSENT, ABSENT) {
-                return Ok(None);
+        let (trailer, entries) = decode_page(page, 0)?;
+        let chunk_bytes = chunk_bytes(&trailer, frame_bytes)?;
+        let entry = |(i, entry): (usize, Option<Entry>)| match entry {
+            Some((offset, nbytes, _)) if (offset, nbytes) != (DATA_OFFSET + i as u64 * chunk_bytes, chunk_bytes) => {
+                Err(field("index entry", format!("{offset}+{nbytes}"), "its fixed place, or absent")) // I1
             }
-            if (offset, nbytes) != (DATA_OFFSET + i as u64 * chunk_bytes, chunk_bytes) {
-                return Err(field("index entry", format!("{offset}+{nbytes}"), "its fixed place, or absent")); // I1
-            }
-            Ok(Some(u32_at(page, 16 * n + 4 + 4 * i)))
+            entry => Ok(entry.map(|(.., crc32c)| crc32c)),
         };
-        let chunks = (0..n).map(entry).collect::<Result<_, _>>()?;
+        let chunks = entries.enumerate().map(entry).collect::<Result<_, _>>()?;
         Ok(Self { trailer, chunks })
     }
 }
 
+/// Where a compressed chunk lies in its segment.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PackedChunk {
+    /// Byte offset in the file, a multiple of a sector.
+    pub offset: u64,
+    /// Bytes of the compressed chunk.
+    pub stored_bytes: u64,
+    /// CRC-32C of these bytes.
+    pub crc32c: u32,
+}
+
+impl PackedChunk {
+    /// Offset of the first sector behind the chunk.
+    pub fn end(&self) -> u64 {
+        self.offset + self.stored_bytes.next_multiple_of(SECTOR)
+    }
+}
+
+/// Page 0 of a packed segment: the trailer and the place of every chunk that is present.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PackedPage0 {
+    /// Identity and counts.
+    pub trailer: Trailer,
+    /// One entry per chunk: `None` = absent (fill).
+    pub chunks: Vec<Option<PackedChunk>>,
+}
+
+impl PackedPage0 {
+    /// Whether this page has the trailer of a packed segment, whatever else is wrong with it.
+    pub fn is_one(page: &[u8]) -> bool {
+        let trailer = page.get(TRAILER_OFFSET..SECTOR_BYTES).and_then(|bytes| Trailer::decode(bytes).ok());
+        trailer.is_some_and(|(_, flags, _)| flags & FLAG_PACKED != 0)
+    }
+
+    /// The page's bytes.
+    ///
+    /// # Panics
+    /// When there are more than [`CHUNKS_MAX`] chunks: `Layout` never has more.
+    pub fn encode(&self) -> Box<[u8; SECTOR_BYTES]> {
+        let entry = |chunk: &Option<PackedChunk>| chunk.map(|chunk| (chunk.offset, chunk.stored_bytes, chunk.crc32c));
+        encode_page(&self.trailer, FLAG_PACKED, self.chunks.iter().map(entry))
+    }
+
+    /// Reads page 0 of a packed segment with frames of `frame_bytes`, checking both checksums and every entry.
+    pub fn decode(page: &[u8], frame_bytes: u64) -> Result<Self, FormatError> {
+        let (trailer, entries) = decode_page(page, FLAG_PACKED)?;
+        let chunk_bytes = chunk_bytes(&trailer, frame_bytes)?;
+        let most = usize::try_from(chunk_bytes)
+            .map_or(u64::MAX, |bytes| blosc::bytes_max(bytes, blosc::BLOCK_BYTES_MIN) as u64);
+        let entry = |entry: Option<Entry>| {
+            let Some((offset, stored_bytes, crc32c)) = entry else { return Ok(None) };
+            let is_placed =
+                offset >= DATA_OFFSET && offset.is_multiple_of(SECTOR) && offset / SECTOR <= u32::MAX.into();
+            if !is_placed || stored_bytes == 0 || stored_bytes > most {
+                let allowed = "whole sectors from 8192, not longer than a chunk can get, or absent";
+                return Err(field("index entry", format!("{offset}+{stored_bytes}"), allowed)); // I1
+            }
+            Ok(Some(PackedChunk { offset, stored_bytes, crc32c }))
+        };
+        let chunks = entries.map(entry).collect::<Result<_, _>>()?;
+        Ok(Self { trailer, chunks })
+    }
+}
+
+/// Offset, bytes and checksum of a chunk.
+type Entry = (u64, u64, u32);
+
+fn encode_page(
+    trailer: &Trailer,
+    flags: u32,
+    entries: impl ExactSizeIterator<Item = Option<Entry>>,
+) -> Box<[u8; SECTOR_BYTES]> {
+    let n = entries.len();
+    assert!(n <= CHUNKS_MAX as usize, "{n} chunks in a segment");
+    let mut page = Box::new([0; SECTOR_BYTES]);
+    for (i, entry) in entries.enumerate() {
+        let (offset, nbytes, crc32c) = entry.unwrap_or((ABSENT, ABSENT, 0));
+        page[16 * i..16 * i + 8].copy_from_slice(&offset.to_le_bytes());
+        page[16 * i + 8..16 * i + 16].copy_from_slice(&nbytes.to_le_bytes());
+        let at = 16 * n + 4 + 4 * i;
+        page[at..at + 4].copy_from_slice(&crc32c.to_le_bytes());
+    }
+    let index_crc = crc32c(&page[..16 * n]);
+    page[16 * n..16 * n + 4].copy_from_slice(&index_crc.to_le_bytes());
+    page[TRAILER_OFFSET..].copy_from_slice(&trailer.encode(n as u32, flags));
+    page
+}
+
+/// The trailer and what the entries say, with both checksums and the kind of segment checked.
+fn decode_page(page: &[u8], kind: u32) -> Result<(Trailer, impl Iterator<Item = Option<Entry>> + '_), FormatError> {
+    if page.len() < SECTOR_BYTES {
+        return Err(FormatError::Short { what: "page 0", got_bytes: page.len(), want_bytes: SECTOR_BYTES });
+    }
+    let (trailer, flags, n) = Trailer::decode(&page[TRAILER_OFFSET..SECTOR_BYTES])?;
+    if flags & FLAG_PACKED != kind {
+        return Err(field("kind of segment", format!("flags {flags}"), "that of its array: packed or not"));
+    }
+    let n = n as usize;
+    let (got, want) = (u32_at(page, 16 * n), crc32c(&page[..16 * n]));
+    if got != want {
+        return Err(FormatError::Checksum { what: "segment index", got, want });
+    }
+    let entry = move |i: usize| {
+        let (offset, nbytes) = (u64_at(page, 16 * i), u64_at(page, 16 * i + 8));
+        let is_there = (offset, nbytes) != (ABSENT, ABSENT);
+        is_there.then(|| (offset, nbytes, u32_at(page, 16 * n + 4 + 4 * i)))
+    };
+    Ok((trailer, (0..n).map(entry)))
+}
+
+/// k*F, for which offsets of all chunks can be computed.
+fn chunk_bytes(trailer: &Trailer, frame_bytes: u64) -> Result<u64, FormatError> {
+    u64::from(trailer.frames_per_chunk)
+        .checked_mul(frame_bytes)
+        .filter(|bytes| bytes.checked_mul(u64::from(CHUNKS_MAX) + 1).is_some())
+        .ok_or_else(|| field("frames per chunk", trailer.frames_per_chunk, "a chunk of sensible size"))
+}
+
 impl Trailer {
-    fn encode(&self, n: u32) -> [u8; 64] {
-        let flags = if self.is_sealed { FLAG_SEALED } else { 0 } | if self.has_gaps { FLAG_GAPS } else { 0 };
+    /// The bytes, with these flags beside its own.
+    fn encode(&self, n: u32, flags: u32) -> [u8; 64] {
+        let flags = flags | if self.is_sealed { FLAG_SEALED } else { 0 } | if self.has_gaps { FLAG_GAPS } else { 0 };
         let mut bytes = [0; 64];
         bytes[..8].copy_from_slice(&MAGIC);
         bytes[8..24].copy_from_slice(&self.uuid);
@@ -126,8 +221,8 @@ impl Trailer {
         bytes
     }
 
-    /// The trailer and n, checked.
-    fn decode(bytes: &[u8]) -> Result<(Self, u32), FormatError> {
+    /// The trailer, its flags and n, checked.
+    fn decode(bytes: &[u8]) -> Result<(Self, u32, u32), FormatError> {
         if bytes[..8] != MAGIC {
             return Err(FormatError::Magic { what: "segment trailer" });
         }
@@ -152,7 +247,7 @@ impl Trailer {
             frames_written: u32_at(bytes, 48),
             frames_per_chunk: k,
         };
-        Ok((trailer, n))
+        Ok((trailer, flags, n))
     }
 }
 
@@ -204,6 +299,21 @@ mod tests {
         }
     }
 
+    /// Where a compressed chunk may lie: whole sectors behind the two pages, no longer than 4 frames of 10 bytes can get.
+    #[test]
+    fn places_of_packed_chunks() {
+        let decoded = |offset, stored_bytes| {
+            let chunks = vec![Some(PackedChunk { offset, stored_bytes, crc32c: 7 })];
+            PackedPage0::decode(&PackedPage0 { trailer: page(vec![]).trailer, chunks }.encode()[..], 10)
+        };
+        assert!(decoded(8192, 40 + 16 + 8 * 5).is_ok());
+        assert!(decoded(8192, 40 + 16 + 8 * 5 + 1).is_err());
+        assert!(decoded(8192, 0).is_err());
+        assert!(decoded(4096, 40).is_err());
+        assert!(decoded(8192 + 16, 40).is_err());
+        assert!(decoded(1 << 44, 40).is_err());
+    }
+
     proptest! {
         /// Decoding what was encoded gives it back.
         #[test]
@@ -219,11 +329,27 @@ mod tests {
             frame_bytes in any::<u64>(),
             n in 0_u32..300,
             patch in any::<bool>(),
+            packed in any::<bool>(),
         ) {
             if patch && bytes.len() >= 4096 {
-                bytes[4032..4096].copy_from_slice(&page(vec![]).trailer.encode(n));
+                bytes[4032..4096].copy_from_slice(&page(vec![]).trailer.encode(n, if packed { FLAG_PACKED } else { 0 }));
             }
             let _ = Page0::decode(&bytes, frame_bytes);
+            let _ = PackedPage0::decode(&bytes, frame_bytes);
+        }
+
+        /// Places of compressed chunks survive; neither kind of page is taken for the other.
+        #[test]
+        fn packed_round_trip(
+            places in proptest::collection::vec(proptest::option::of((2_u64..1 << 30, 1_u64..=8016, any::<u32>())), 1..=200),
+        ) {
+            let chunk = |(sector, stored_bytes, crc32c)| PackedChunk { offset: sector * 4096, stored_bytes, crc32c };
+            let chunks = places.into_iter().map(|place| place.map(chunk)).collect();
+            let packed = PackedPage0 { trailer: page(vec![]).trailer, chunks };
+            let bytes = packed.encode();
+            prop_assert!(Page0::decode(&bytes[..], 1000).is_err());
+            prop_assert_eq!(PackedPage0::decode(&bytes[..], 1000), Ok(packed));
+            prop_assert!(PackedPage0::decode(&page(vec![None]).encode(1000)[..], 1000).is_err());
         }
     }
 }

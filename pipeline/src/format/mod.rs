@@ -22,7 +22,7 @@ mod zarr;
 
 pub use chunk_log::{CHUNK_RECORD_BYTES, ChunkRecord};
 pub use hdf5::{page1, read_page1};
-pub use index::{Page0, Trailer};
+pub use index::{PackedChunk, PackedPage0, Page0, Trailer};
 pub use manifest::{
     BlockSizes, DataSetState, DetectorInfo, GAPS_LISTED_MAX, LAYOUT_VERSION, Law, Manifest, Progress, RepairNote,
     ScanInfo, TileGaps, TileInfo, uuid_text,

@@ -11,6 +11,8 @@ use crate::{AXIS_MAX, ByteOrder, Layout, PixelKind, PixelType, SigShape};
 
 /// Largest segment whose metadata is believed, in bytes.
 const SEGMENT_BYTES_MAX: u64 = 1 << 50;
+/// Largest chunk that is decompressed, in bytes: the largest block a receiver can be configured for.
+const PACKED_CHUNK_BYTES_MAX: u64 = 256 << 20;
 
 /// Metadata of a group.
 pub fn group_json(attributes: Value) -> Value {
@@ -30,6 +32,8 @@ pub struct FramesArray {
     pub pixel: PixelType,
     /// Sizes of frames (of one tile), chunks and segments.
     pub layout: Layout,
+    /// Segments are packed: every chunk is a Blosc frame of bit-transposed LZ4 blocks.
+    pub is_packed: bool,
 }
 
 impl FramesArray {
@@ -40,9 +44,11 @@ impl FramesArray {
             Some(endian) => json!({ "name": "bytes", "configuration": { "endian": endian } }),
             None => json!({ "name": "bytes" }),
         };
+        let mut codecs = vec![pixels];
+        codecs.extend(self.is_packed.then(|| blosc_codec(self.pixel)));
         let shard = json!({
             "chunk_shape": [self.layout.frames_per_chunk, tile_y, tile_x],
-            "codecs": [pixels],
+            "codecs": codecs,
             "index_codecs": [{ "name": "bytes", "configuration": { "endian": "little" } }, { "name": "crc32c" }],
             "index_location": "start",
         });
@@ -71,9 +77,7 @@ impl FramesArray {
         require(&json, "/codecs/0/name", "sharding_indexed")?;
         require(&json, "/codecs/0/configuration/index_location", "start")?;
         require(&json, "/codecs/0/configuration/codecs/0/name", "bytes")?;
-        if json.pointer("/codecs/0/configuration/codecs/1").is_some() {
-            return Err(field("codecs", "more than bytes", "bytes (uncompressed)"));
-        }
+        let is_packed = json.pointer("/codecs/0/configuration/codecs/1").is_some();
         let [frame_count, height, width] = triple(&json, "/shape")?;
         let [frames_per_segment, tile_y, tile_x] = triple(&json, "/chunk_grid/configuration/chunk_shape")?;
         let inner = triple(&json, "/codecs/0/configuration/chunk_shape")?;
@@ -81,10 +85,27 @@ impl FramesArray {
             return Err(field("chunk_shape", format!("{inner:?}"), "the signal shape of its shard"));
         }
         let pixel = pixel_type(&json)?;
+        let codecs = json.pointer("/codecs/0/configuration/codecs").and_then(Value::as_array);
+        if is_packed && codecs.is_none_or(|codecs| codecs[1..] != [blosc_codec(pixel)]) {
+            return Err(field("codecs", "others", "bytes, or bytes and blosc (lz4, bitshuffle)"));
+        }
         let tile = sig_shape(tile_y, tile_x)?;
         let layout = layout(inner[0], frames_per_segment, tile.pixel_count() * pixel.bytes() as u64)?;
-        Ok(Self { frame_count, shape: sig_shape(height, width)?, tile, pixel, layout })
+        if is_packed && layout.chunk_bytes() > PACKED_CHUNK_BYTES_MAX {
+            return Err(field("chunk_shape", format!("{} bytes", layout.chunk_bytes()), "256 MiB where compressed"));
+        }
+        Ok(Self { frame_count, shape: sig_shape(height, width)?, tile, pixel, layout, is_packed })
     }
+}
+
+/// The codec that reads packed chunks. What it says of block size and level matters to who would write with it.
+fn blosc_codec(pixel: PixelType) -> Value {
+    json!({
+        "name": "blosc",
+        "configuration": {
+            "cname": "lz4", "clevel": 5, "shuffle": "bitshuffle", "typesize": pixel.bytes(), "blocksize": 0,
+        },
+    })
 }
 
 fn require(json: &Value, pointer: &'static str, want: &'static str) -> Result<(), FormatError> {
@@ -197,15 +218,22 @@ mod tests {
             frames_per_chunk: k,
             chunks_per_segment: n,
         };
-        FramesArray { frame_count: 1000, shape: SigShape { height: 130, width: 67 }, tile, pixel, layout }
+        FramesArray {
+            frame_count: 1000,
+            shape: SigShape { height: 130, width: 67 },
+            tile,
+            pixel,
+            layout,
+            is_packed: false,
+        }
     }
 
     proptest! {
         /// Metadata survives the way through text.
         #[test]
-        fn frames_round_trip(k in 1_u32..5000, n in 1_u32..=200, kind in 0_usize..4, big in any::<bool>()) {
+        fn frames_round_trip(k in 1_u32..5000, n in 1_u32..=200, kind in 0_usize..4, big in any::<bool>(), is_packed in any::<bool>()) {
             let kind = [PixelKind::U8, PixelKind::U16, PixelKind::U32, PixelKind::F32][kind];
-            let array = array(k, n, kind, if big { ByteOrder::Big } else { ByteOrder::Little });
+            let array = FramesArray { is_packed, ..array(k, n, kind, if big { ByteOrder::Big } else { ByteOrder::Little }) };
             prop_assert_eq!(FramesArray::from_json(&array.to_json().to_string()), Ok(array));
         }
 
@@ -230,6 +258,10 @@ mod tests {
             ("/data_type", json!("complex64")),
             ("/codecs/0/configuration/chunk_shape", json!([4, 65, 67])),
             ("/chunk_grid/configuration/chunk_shape", json!([402, 65, 67])),
+            (
+                "/codecs/0/configuration/codecs",
+                json!([good.pointer("/codecs/0/configuration/codecs/0"), { "name": "gzip" }]),
+            ),
         ] {
             let mut bad = good.clone();
             *bad.pointer_mut(pointer).expect("present") = value;

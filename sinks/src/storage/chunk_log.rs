@@ -54,13 +54,15 @@ impl ChunkLog {
         while file.read_exact(&mut bytes).is_ok() {
             let Some(record) = ChunkRecord::decode(&bytes) else { break };
             log.records += 1;
-            let ChunkRecord { segment, chunk, frames, crc32c, epoch } = record;
+            let ChunkRecord { segment, chunk, frames, crc32c, epoch, sector } = record;
             log.epoch = log.epoch.max(epoch);
             if is_known.0 != segment {
                 is_known = (segment, log.chunks.contains_key(&segment) || tile.segment_path(segment).exists());
             }
-            let is_possible =
-                chunk < layout.chunks_per_segment && (1..=layout.frames_per_chunk).contains(&frames) && is_known.1;
+            let is_possible = chunk < layout.chunks_per_segment
+                && (1..=layout.frames_per_chunk).contains(&frames)
+                && is_known.1
+                && (sector != 0) == tile.array.is_packed;
             if !is_possible {
                 log.strays = Some(log.strays.map_or((record, 1), |(first, count)| (first, count + 1)));
                 continue;

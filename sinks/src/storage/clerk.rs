@@ -14,7 +14,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, unbounded};
-use ronchi_pipeline::format::{Page0, Trailer, page1};
+use ronchi_pipeline::format::{PackedPage0, Page0, Trailer, page1};
 use ronchi_pipeline::{Layout, PixelType, SECTOR_BYTES, SigShape};
 
 use super::data_set::TileFiles;
@@ -30,6 +30,8 @@ pub(super) enum Job {
     Prepare(Box<NewSegment>),
     /// Remove a segment that was prepared and not used.
     Discard(Arc<TileFiles>, u64),
+    /// Cut the unused end off a segment that is sealed.
+    Trim(Arc<TileFiles>, Arc<File>, u64),
     /// Replace `progress.json`; with its number among these documents of the tile.
     Progress(Arc<TileFiles>, u64, Vec<u8>),
     /// The arrays of a tile have this many frames now.
@@ -169,6 +171,7 @@ fn perform(job: Job, is_failing: &mut bool) -> Option<Answer> {
             discard(&files, number);
             Ok(())
         }
+        Job::Trim(files, file, bytes) => files.system.trim(&file, bytes).context("trim a segment below", &files.array),
         Job::Progress(files, number, bytes) => replace_progress(&files, number, &bytes),
         Job::Resize(files, frame_count) => {
             let table = files.base.join("frame_table");
@@ -294,7 +297,13 @@ fn fill(system: &dyn FileSystem, file: &File, new: &NewSegment) -> io::Result<()
         frames_written: 0,
         frames_per_chunk: new.layout.frames_per_chunk,
     };
-    let page0 = Page0 { trailer, chunks: vec![None; new.layout.chunks_per_segment as usize] };
+    let chunk_count = new.layout.chunks_per_segment as usize;
+    if new.files.metadata.is_packed {
+        let page0 = PackedPage0 { trailer, chunks: vec![None; chunk_count] };
+        system.write(file, 0, &Page(*page0.encode()).0)?;
+        return system.sync(file);
+    }
+    let page0 = Page0 { trailer, chunks: vec![None; chunk_count] };
     let page1 = page1(new.layout.frames_per_segment(), new.shape, new.pixel);
     system.write(file, SECTOR_BYTES as u64, &Page(*page1).0)?;
     system.write(file, 0, &Page(*page0.encode(new.layout.frame_bytes)).0)?;

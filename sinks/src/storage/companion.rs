@@ -106,6 +106,9 @@ impl Description {
 fn write(system: &dyn FileSystem, root: &Path, links_max: u64) -> Result<Companions, StorageError> {
     let reader = Reader::open(root)?;
     let mut made = Companions::default();
+    if reader.tiles().iter().any(|tile| tile.array.is_packed) {
+        return Ok(made); // They point into segments at pixels that are not there: chunks are compressed.
+    }
     let Some(content) = Content::of(&reader) else { return Ok(made) };
     if let Some(file) = content.nexus(Pixels::Segments) {
         replace(system, &root.join("scan.nxs"), &file.bytes)?;

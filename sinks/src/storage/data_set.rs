@@ -192,8 +192,8 @@ impl DataSet {
         &self.root
     }
 
-    /// Creates the arrays of one link.
-    pub(super) fn create_tile(&self, series: &Series) -> Result<TileFiles, StorageError> {
+    /// Creates the arrays of one link; in packed ones chunks are compressed.
+    pub(super) fn create_tile(&self, series: &Series, is_packed: bool) -> Result<TileFiles, StorageError> {
         let is_alone = self.regions.len() <= 1;
         let base = if is_alone { self.root.clone() } else { self.root.join("tiles").join(series.link.to_string()) };
         let array = if is_alone { self.root.join("frames") } else { base.clone() };
@@ -205,6 +205,7 @@ impl DataSet {
             tile,
             pixel: announced.pixel,
             layout: series.layout,
+            is_packed,
         };
         let fits = |grid: &Grid| grid.tile == tile && grid.layout == series.layout;
         let grid = self.grid.filter(fits);

@@ -11,7 +11,7 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 
-use ronchi_pipeline::{Block, SECTOR_BYTES};
+use ronchi_pipeline::{Block, SECTOR_BYTES, Slot};
 
 /// One sector of memory, on a sector boundary.
 #[derive(Clone)]
@@ -31,6 +31,8 @@ impl std::fmt::Debug for Page {
 pub enum Bytes {
     /// A range of a block's slot, in bytes.
     Block(Block, Range<usize>),
+    /// A range of a slot that holds a compressed chunk, in bytes: whole sectors.
+    Packed(Slot, Range<usize>),
     /// One sector.
     Page(Box<Page>),
     /// Small things of any length, for files without O_DIRECT.
@@ -42,6 +44,7 @@ impl Bytes {
     pub fn as_slice(&self) -> &[u8] {
         match self {
             Self::Block(block, range) => &block.slot_bytes()[range.clone()],
+            Self::Packed(slot, range) => &slot.bytes()[range.clone()],
             Self::Page(page) => &page.0,
             Self::Small(bytes) => bytes,
         }
@@ -51,7 +54,7 @@ impl Bytes {
     /// the file needs that.
     pub(super) fn advance(&mut self, count: usize) -> usize {
         match self {
-            Self::Block(_, range) => {
+            Self::Block(_, range) | Self::Packed(_, range) => {
                 let sectors = count - count % SECTOR_BYTES;
                 range.start += sectors;
                 sectors

@@ -39,6 +39,9 @@ pub trait FileSystem: Debug + Send + Sync {
     /// Gives a file this length, in bytes, and room on the disk for all of it where that is possible; it reads as zeros.
     fn allocate(&self, file: &File, bytes: u64) -> io::Result<()>;
 
+    /// Cuts a file to this length, in bytes, and gives back its room behind it.
+    fn trim(&self, file: &File, bytes: u64) -> io::Result<()>;
+
     /// Writes all bytes at this offset, in bytes.
     fn write(&self, file: &File, offset: u64, bytes: &[u8]) -> io::Result<()>;
 
@@ -95,6 +98,10 @@ impl FileSystem for RealFiles {
             Err(rustix::io::Errno::OPNOTSUPP | rustix::io::Errno::NOSYS) => file.set_len(bytes),
             result => Ok(result?),
         }
+    }
+
+    fn trim(&self, file: &File, bytes: u64) -> io::Result<()> {
+        file.set_len(bytes)
     }
 
     fn write(&self, file: &File, offset: u64, bytes: &[u8]) -> io::Result<()> {

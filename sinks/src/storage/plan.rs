@@ -11,6 +11,7 @@ use ronchi_pipeline::{LinkCounters, Pool};
 
 use super::clock::{Clock, RealClock};
 use super::disk::Disk;
+use super::packer::PackPlan;
 use super::pwrite::Threads;
 use super::uring::Uring;
 
@@ -59,6 +60,8 @@ pub struct WriterPlan {
     pub pool: Option<Pool>,
     /// Counters by link number.
     pub counters: Vec<Arc<LinkCounters>>,
+    /// How to compress; `None` stores pixels as received.
+    pub pack: Option<PackPlan>,
     /// What time it is.
     pub clock: Arc<dyn Clock>,
 }
@@ -80,6 +83,7 @@ impl WriterPlan {
             is_direct: true,
             pool: None,
             counters: Vec::new(),
+            pack: None,
             clock: Arc::new(RealClock),
         }
     }

@@ -29,6 +29,7 @@ use rustix::fs::{FlockOperation, flock};
 use serde::Serialize;
 
 use super::error::{Context as _, StorageError};
+use super::unpack::Unpacker;
 use super::{files, table};
 pub use access::Access;
 pub use follow::Extent;
@@ -165,7 +166,7 @@ impl Reader {
         listed.map_or_else(ListedGaps::default, |gaps| ListedGaps::of_manifest(gaps, tile.array.frame_count))
     }
 
-    /// Reads frames as stored (`frames x height x width`, dense, C order) into `out`, which is resized to fit.
+    /// Reads frames (`frames x height x width`, dense, C order, bytes as received) into `out`, which is resized to fit.
     pub fn read_frames(&self, tile: u32, frames: Range<FrameIndex>, out: &mut Vec<u8>) -> Result<(), StorageError> {
         let tile = self.tile(tile)?;
         let layout = tile.array.layout;
@@ -177,6 +178,7 @@ impl Reader {
         };
         out.clear();
         out.resize(bytes as usize, 0);
+        let mut unpacker = Unpacker::default();
         let mut rest = out.as_mut_slice();
         let mut frame = frames.start;
         while !rest.is_empty() {
@@ -185,7 +187,10 @@ impl Reader {
             let (part, after) = rest.split_at_mut(((end - frame) * layout.frame_bytes) as usize);
             let path = tile.segment_path(segment);
             if let Some(file) = open_if_there(&path)? {
-                file.read_exact_at(part, layout.offset_of(frame)).context("read", &path)?;
+                match tile.array.is_packed {
+                    true => unpacker.read_frames((&file, &path), &tile.array, frame..end, part)?,
+                    false => file.read_exact_at(part, layout.offset_of(frame)).context("read", &path)?,
+                }
             } // I2: an absent segment is all zeros.
             (rest, frame) = (after, end);
         }

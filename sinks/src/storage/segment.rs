@@ -21,6 +21,9 @@ use ronchi_pipeline::format::{ChunkRecord, Page0, Trailer};
 use ronchi_pipeline::{Block, CrcJoin, DATA_OFFSET, FrameFlag, FrameRecord, Layout, SECTOR_BYTES};
 
 use super::disk::{Action, Bytes, DiskFile, Op, Page, Purpose, Tag};
+use super::packed::Packed;
+use super::packer::PackDone;
+use super::tile::Goal;
 
 /// Most seams in memory per segment: 16 MiB.
 const SEAMS_MAX: usize = 4096;
@@ -111,11 +114,19 @@ pub(super) struct Segment {
     pub(super) poison: Option<String>,
     /// Failed rewrites of page 0 in a row.
     pub(super) page_failures: u8,
+    /// Chunks of a packed segment, which are compressed instead of having fixed places.
+    packed: Option<Packed>,
 }
 
 impl Segment {
     /// A segment on this file; without one every frame of it fails.
-    pub(super) fn new(tile: u64, number: u64, layout: Layout, file: Result<(DiskFile, usize), String>) -> Self {
+    pub(super) fn new(
+        tile: u64,
+        number: u64,
+        layout: Layout,
+        file: Result<(DiskFile, usize), String>,
+        packed: Option<Packed>,
+    ) -> Self {
         let (frames, chunks) = (layout.frames_per_segment() as usize, layout.chunks_per_segment as usize);
         let (file, volume, poison) = match file {
             Ok((file, volume)) => (Some(file), volume, None),
@@ -142,7 +153,26 @@ impl Segment {
             is_sealing: false,
             poison,
             page_failures: 0,
+            packed,
         }
+    }
+
+    /// Whether a block can be taken without waiting for buffers.
+    pub(super) fn is_ready_for(&mut self, block: &Block) -> bool {
+        self.poison.is_some() || self.packed.as_mut().is_none_or(|packed| packed.is_ready_for(block))
+    }
+
+    /// Why a frame that is refused came too late.
+    pub(super) fn too_late(&self) -> &'static str {
+        match self.packed {
+            Some(_) => "frames came too late for their chunk",
+            None => "frames came too late for their shared sectors",
+        }
+    }
+
+    /// Bytes of the file that are in use, where that is less than its full length.
+    pub(super) fn packed_end(&self) -> Option<u64> {
+        self.packed.as_ref().map(Packed::end)
     }
 
     pub(super) fn first_frame(&self) -> u64 {
@@ -200,9 +230,14 @@ impl Segment {
         let disk = block_offset + run.start as u64 * frame_bytes..block_offset + run.end as u64 * frame_bytes;
         let first = (block.frames().start - self.first_frame()) as usize;
         let frames = first + run.start..first + run.end;
-        let records = block.records()[run].to_vec();
-        let is_behind = disk.start < self.seam_floor && disk.start % SECTOR != 0
-            || disk.end < self.seam_floor && disk.end % SECTOR != 0;
+        let (records, places) = (block.records()[run.clone()].to_vec(), run);
+        let is_behind = match &self.packed {
+            Some(packed) => packed.is_closed(frames.start),
+            None => {
+                disk.start < self.seam_floor && disk.start % SECTOR != 0
+                    || disk.end < self.seam_floor && disk.end % SECTOR != 0
+            }
+        };
         if self.poison.is_some() || is_behind {
             self.frames[frames.clone()].fill(FrameState::Failed);
             return Some(Settled { frames, records, is_failed: true });
@@ -213,6 +248,15 @@ impl Segment {
         }
         let number = self.next_part;
         self.next_part = self.next_part.wrapping_add(1);
+        if let Some(packed) = &mut self.packed {
+            if !packed.take(number, block, places, frames.start) {
+                self.frames[frames.clone()].fill(FrameState::Failed); // `is_ready_for` saw to it that there is room.
+                return Some(Settled { frames, records, is_failed: true });
+            }
+            self.parts.insert(number, Part { frames, records, pending: 1, is_failed: false });
+            self.pump(out);
+            return None;
+        }
         self.parts.insert(number, Part { frames, records, pending: 0, is_failed: false });
         let bytes = |range: Range<u64>| &block.slot_bytes()[to_slot(&range, slot_offset)];
         let whole = disk.start.next_multiple_of(SECTOR)..disk.end - disk.end % SECTOR;
@@ -235,6 +279,32 @@ impl Segment {
             self.fill_seam(number, whole.end..disk.end, bytes(whole.end..disk.end), out);
         }
         None
+    }
+
+    /// Hands chunks that are due to compression, as far as there is room.
+    pub(super) fn pump(&mut self, out: &mut Vec<Op>) {
+        let stored = self.packed.as_mut().map(Packed::pump).unwrap_or_default();
+        for done in stored {
+            self.packed(done, out);
+        }
+    }
+
+    /// A chunk is compressed and goes to the disk. Where nothing is written any more, returns what is lost.
+    pub(super) fn packed(&mut self, done: PackDone, out: &mut Vec<Op>) -> Vec<Settled> {
+        let version = done.key.version;
+        if self.poison.is_some() {
+            return self.finish_version(version, false);
+        }
+        if let Some((offset, bytes)) = self.packed.as_mut().and_then(|packed| packed.packed(done)) {
+            self.push_write(offset, bytes, Purpose::Part(version), out);
+        }
+        Vec::new()
+    }
+
+    fn finish_version(&mut self, version: u32, is_ok: bool) -> Vec<Settled> {
+        let Self { packed: Some(packed), parts, .. } = self else { return Vec::new() };
+        let parts = packed.finish(version, is_ok, |part| parts.get(&part).map(|part| part.frames.clone()));
+        parts.into_iter().filter_map(|part| self.finish_part(part, is_ok)).collect()
     }
 
     fn part(&mut self, number: u32) -> &mut Part {
@@ -307,6 +377,7 @@ impl Segment {
     pub(super) fn finish(&mut self, purpose: Purpose, is_ok: bool, out: &mut Vec<Op>) -> Vec<Settled> {
         self.ops_out -= 1;
         match purpose {
+            Purpose::Part(version) if self.packed.is_some() => self.finish_version(version, is_ok),
             Purpose::Part(number) => self.finish_part(number, is_ok).into_iter().collect(),
             Purpose::Seam(sector, version) => self.finish_seam(sector, version, is_ok, out),
             _ => unreachable!("only pixels are reported to a segment"),
@@ -363,10 +434,15 @@ impl Segment {
         !self.completed.is_empty()
             || self.seams.values().any(|seam| seam.is_dirty || seam.is_in_flight)
             || sync && !self.published.is_empty()
+            || sync && self.packed.as_ref().is_some_and(Packed::has_news)
     }
 
-    /// Begins to bring every shared sector to the disk as it is now.
-    pub(super) fn start_flush(&mut self, out: &mut Vec<Op>) {
+    /// Begins to bring every shared sector to the disk as it is now, and before a sync every chunk in pieces.
+    pub(super) fn start_flush(&mut self, goal: Goal, out: &mut Vec<Op>) {
+        if let Some(packed) = self.packed.as_mut().filter(|_| goal >= Goal::Sync) {
+            packed.start_flush(goal == Goal::Seal);
+            self.pump(out);
+        }
         let due: Vec<(u64, u32)> = self
             .seams
             .iter()
@@ -381,12 +457,12 @@ impl Segment {
 
     /// Whether the flush has ended.
     pub(super) fn is_flushed(&self) -> bool {
-        self.flush.is_empty()
+        self.flush.is_empty() && self.packed.as_ref().is_none_or(Packed::is_flushed)
     }
 
     /// Whether no pixel is on its way: a sealing segment then has its final content.
     pub(super) fn is_quiet(&self) -> bool {
-        self.ops_out == 0
+        self.ops_out == 0 && self.packed.as_ref().is_none_or(Packed::is_quiet)
     }
 
     /// What page 0 says of the frames complete now; `final_page` also gives incomplete chunks their checksum.
@@ -402,7 +478,10 @@ impl Segment {
             let is_news = entry != self.chunks[chunk];
             self.chunks[chunk] = entry;
             if let Some(crc32c) = entry.filter(|_| is_news || !final_page) {
-                let record = ChunkRecord { segment: self.number, chunk: chunk as u32, frames, crc32c, epoch: 1 };
+                let place = self.packed.as_ref().and_then(|packed| packed.place(chunk));
+                let sector = place.map_or(0, |place| (place.offset / SECTOR) as u32); // Files end below 16 TiB.
+                let (segment, chunk) = (self.number, chunk as u32);
+                let record = ChunkRecord { segment, chunk, frames, crc32c, epoch: 1, sector };
                 log.extend(record.encode());
             }
         }
@@ -419,7 +498,10 @@ impl Segment {
             frames_written: frames_written as u32,
             frames_per_chunk: self.layout.frames_per_chunk,
         };
-        let bytes = Page0 { trailer, chunks: self.chunks.clone() }.encode(self.layout.frame_bytes);
+        let bytes = match &self.packed {
+            Some(packed) => packed.page(trailer),
+            None => Page0 { trailer, chunks: self.chunks.clone() }.encode(self.layout.frame_bytes),
+        };
         Publication { page: Box::new(Page(*bytes)), log, frames: std::mem::take(&mut self.completed) }
     }
 
@@ -429,6 +511,9 @@ impl Segment {
         let states = &self.frames[chunk * k..(chunk + 1) * k];
         let is_there = |state: &FrameState| (FrameState::Complete..=FrameState::Durable).contains(state);
         let present = states.iter().filter(|state| is_there(state)).count();
+        if let Some(packed) = &self.packed {
+            return (present as u32, packed.place(chunk).map(|place| place.crc32c));
+        }
         let is_known = present == k || final_page && !states.contains(&FrameState::Failed);
         let crc = |place: usize| if is_there(&self.frames[place]) { self.crcs[place] } else { join.zeros() };
         let entry = match (present, is_known) {
@@ -481,6 +566,9 @@ impl Segment {
         self.completed.clear();
         self.published.clear();
         self.flush.clear();
+        if let Some(packed) = &mut self.packed {
+            packed.poison();
+        }
         self.seams.retain(|_, seam| seam.is_in_flight);
         self.seams.values_mut().for_each(|seam| seam.is_dirty = false);
         for part in self.parts.values_mut() {

@@ -21,6 +21,8 @@ use super::clock::Clock;
 use super::data_set::TileFiles;
 use super::disk::{Action, Bytes, Disk, DiskFile, Op, Purpose, Tag};
 use super::error::StorageError;
+use super::packed::Packed;
+use super::packer::{PackDone, Packer};
 use super::segment::{FrameState, Segment, Settled};
 use super::space;
 use super::table::FrameTable;
@@ -73,6 +75,8 @@ pub(super) struct Tile {
     files: Arc<TileFiles>,
     counters: Arc<LinkCounters>,
     clock: Arc<dyn Clock>,
+    /// Compresses the chunks, if they are to be.
+    pub(super) packer: Option<Arc<Packer>>,
     open: BTreeMap<u64, Segment>,
     newest: Option<u64>,
     next_frame: u64,
@@ -126,6 +130,7 @@ impl Tile {
             files: Arc::new(files),
             counters,
             clock,
+            packer: None,
             open: BTreeMap::new(),
             newest: None,
             next_frame: 0,
@@ -195,8 +200,11 @@ impl Tile {
     /// Whether a block can be accepted without waiting for its segment file; asks for the file if need be.
     pub(super) fn is_ready_for(&mut self, block: &Block) -> bool {
         let number = self.series.layout.segment_of(block.frames().start);
-        if self.open.contains_key(&number) || self.is_closed(number) || self.ready.contains_key(&number) {
-            return true;
+        if let Some(segment) = self.open.get_mut(&number) {
+            return segment.is_sealing || segment.is_ready_for(block);
+        }
+        if self.is_closed(number) || self.ready.contains_key(&number) {
+            return self.packer.as_ref().is_none_or(|packer| packer.has_assembly());
         }
         self.ask(number);
         !self.asked.contains(&number) // Beyond the announced frames: never prepared.
@@ -232,8 +240,7 @@ impl Tile {
         }
         let refused = segment.accept(block, self.plan.piece_bytes, out);
         if !refused.is_empty() && self.error.is_none() {
-            self.error =
-                segment.poison.clone().or_else(|| Some("frames came too late for their shared sectors".into()));
+            self.error = segment.poison.clone().or_else(|| Some(segment.too_late().to_owned()));
         }
         self.settle(number, refused);
     }
@@ -245,7 +252,10 @@ impl Tile {
             None => Err("no frames were announced for this segment".to_owned()),
         };
         self.note_refusal(number, file.as_ref().err());
-        let segment = Segment::new(self.key, number, self.series.layout, file);
+        let (layout, item_bytes) = (self.series.layout, self.series.announced.pixel.bytes());
+        let packed =
+            self.packer.as_ref().map(|packer| Packed::new(Arc::clone(packer), (self.key, number), layout, item_bytes));
+        let segment = Segment::new(self.key, number, layout, file, packed);
         self.open.insert(number, segment);
         let newest = self.newest.map_or(number, |newest| newest.max(number));
         self.newest = Some(newest);
@@ -285,6 +295,15 @@ impl Tile {
             _ => {}
         }
         self.is_refused = reason.is_some();
+    }
+
+    /// A chunk is compressed.
+    pub(super) fn packed(&mut self, done: PackDone, out: &mut Vec<Op>) {
+        let number = done.key.segment;
+        if let Some(segment) = self.open.get_mut(&number) {
+            let settled = segment.packed(done, out);
+            self.settle(number, settled);
+        }
     }
 
     fn settle(&mut self, number: u64, settled: Vec<Settled>) {
@@ -362,6 +381,7 @@ impl Tile {
 
     /// Goes on with the cycle as far as it can without waiting, then with the next one.
     pub(super) fn advance(&mut self, disk: &mut dyn Disk, out: &mut Vec<Op>) {
+        self.open.values_mut().for_each(|segment| segment.pump(out));
         loop {
             let Some(cycle) = self.cycle.take() else {
                 if self.start_cycle(disk, out) {
@@ -437,7 +457,7 @@ impl Tile {
 
     fn begin(&mut self, segment: Option<u64>, goal: Goal, out: &mut Vec<Op>) {
         if let Some(segment) = segment.and_then(|number| self.open.get_mut(&number)) {
-            segment.start_flush(out);
+            segment.start_flush(goal, out);
         }
         self.cycle = Some(Cycle { segment, goal, phase: Phase::Flush });
     }
@@ -582,6 +602,9 @@ impl Tile {
                 Some(run) if run.end == frame => run.end += 1,
                 _ => self.durable_runs.push(frame..frame + 1),
             }
+        }
+        if let Some((end, file)) = segment.packed_end().zip(segment.file()) {
+            self.jobs.push(Job::Trim(Arc::clone(&self.files), Arc::clone(&file.file), end));
         }
         if let Some(file) = segment.into_file() {
             disk.detach(file);

@@ -1,8 +1,8 @@
 //! Operations by io_uring: one ring, owned and driven by the writer thread.
 //!
 //! # Safety model
-//! - I1: an operation in flight is owned by `flying`; its bytes live behind a `Block` (shared, read-only), a `Box` or a
-//!   `Vec`, none of which moves its bytes or is touched until the completion is seen.
+//! - I1: an operation in flight is owned by `flying`; its bytes live behind a `Block` (shared, read-only), a `Slot`,
+//!   a `Box` or a `Vec`, none of which moves its bytes or is touched until the completion is seen.
 //! - I2: its file descriptor stays open, because the operation owns an `Arc` of the file.
 //! - I3: dropping the ring first waits until nothing is in flight; if the kernel never answers, what is in flight is
 //!   leaked rather than freed.

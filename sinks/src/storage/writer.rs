@@ -34,6 +34,7 @@ use super::data_set::{DataSet, TileOutcome};
 use super::disk::{Action, Bytes, Disk, Done, Op, Purpose};
 use super::error::{Context as _, StorageError};
 use super::file_system::Creation;
+use super::packer::{PackDone, PackPlan, Packer};
 use super::plan::{WriterPlan, WriterReport};
 use super::tile::{Goal, Tile, TilePlan};
 
@@ -120,14 +121,16 @@ impl Writer {
         open: OpenDataSet,
         ended: OnTileEnd,
     ) -> io::Result<Self> {
-        let session = Session::new(clerk, disk, report.is_direct, plan, open, ended);
+        let packer = plan.pack.as_ref().map(|pack| Packer::start(pack, plan.depth)).transpose()?;
+        let session = Session::new(clerk, packer, disk, report.is_direct, plan, open, ended);
         let work = move || session.run(&mut |patience| events.recv_timeout(patience));
         let thread = std::thread::Builder::new().name("ronchi-writer".to_owned()).spawn(work)?;
         Ok(Self { thread, report })
     }
 
     /// Does everything in the calling thread, one thing after the other: for simulations, in which every step must be
-    /// the same each time. Returns when `next` says that all senders are gone and everything is sealed.
+    /// the same each time. Returns when `next` says that all senders are gone and everything is sealed. Errors: the system
+    /// refuses memory to compress.
     pub fn run_on(
         disk: Box<dyn Disk>,
         is_direct: bool,
@@ -135,8 +138,11 @@ impl Writer {
         next: &mut NextEvent<'_>,
         open: OpenDataSet,
         ended: OnTileEnd,
-    ) {
-        Session::new(Clerk::inline(), disk, is_direct, plan, open, ended).run(next);
+    ) -> io::Result<()> {
+        let pack = plan.pack.clone().map(|pack| PackPlan { threads: 0, ..pack });
+        let packer = pack.map(|pack| Packer::start(&pack, plan.depth)).transpose()?;
+        Session::new(Clerk::inline(), packer, disk, is_direct, plan, open, ended).run(next);
+        Ok(())
     }
 
     /// How it writes.
@@ -163,6 +169,7 @@ struct Session {
     depth: usize,
     disk: Box<dyn Disk>,
     clerk: Clerk,
+    packer: Option<Arc<Packer>>,
     open: OpenDataSet,
     ended: OnTileEnd,
     tiles: BTreeMap<u64, Tile>,
@@ -181,6 +188,7 @@ struct Session {
 impl Session {
     fn new(
         clerk: Clerk,
+        packer: Option<Packer>,
         disk: Box<dyn Disk>,
         is_direct: bool,
         plan: WriterPlan,
@@ -199,6 +207,7 @@ impl Session {
             tile_plan,
             disk,
             clerk,
+            packer: packer.map(Arc::new),
             open,
             ended,
             tiles: BTreeMap::new(),
@@ -236,12 +245,33 @@ impl Session {
 
     fn patience(&self) -> Duration {
         let until_tick = self.next_publish.saturating_duration_since(self.plan.clock.now());
-        let longest = match (self.disk.in_flight() > 0, self.tiles.values().any(Tile::is_ended)) {
+        let longest = match (self.disk.in_flight() > 0 || self.is_packing(), self.tiles.values().any(Tile::is_ended)) {
             (true, _) => GLANCE,
             (_, true) => PEEK,
             _ => Duration::from_millis(20),
         };
         until_tick.min(longest)
+    }
+
+    /// Whether chunks are being compressed.
+    fn is_packing(&self) -> bool {
+        self.packer.as_ref().is_some_and(|packer| packer.is_busy())
+    }
+
+    /// Takes chunks that are compressed, waiting up to `patience` for one.
+    fn take_packed(&mut self, patience: Duration) {
+        let Some(packer) = self.packer.clone() else { return };
+        let first = packer.next_done(patience);
+        let rest = std::iter::from_fn(|| packer.next_done(Duration::ZERO));
+        first.into_iter().chain(rest).for_each(|done| self.packed(done));
+    }
+
+    fn packed(&mut self, done: PackDone) {
+        let mut out = Vec::new();
+        if let Some(tile) = self.tiles.get_mut(&done.key.tile) {
+            tile.packed(done, &mut out);
+        }
+        self.queue(out);
     }
 
     fn take(&mut self, event: Event) {
@@ -276,14 +306,16 @@ impl Session {
 
     fn create_tile(&mut self, key: u64, series: &Arc<Series>) -> Result<Tile, StorageError> {
         let data_set = (self.open)(series)?;
-        let files = data_set.create_tile(series)?;
+        let files = data_set.create_tile(series, self.packer.is_some())?;
         let path = files.base.join("chunks.log");
         let log = files.system.create(&path, Creation::New).context("create", &path)?;
         super::files::sync_dir(&*files.system, &files.base)?;
         let log = self.disk.attach_plain(log);
         let counters = self.plan.counters.get(series.link as usize).cloned().unwrap_or_default();
         let clock = Arc::clone(&self.plan.clock);
-        Ok(Tile::new(key, self.tile_plan, Arc::clone(series), files, counters, log, clock))
+        let mut tile = Tile::new(key, self.tile_plan, Arc::clone(series), files, counters, log, clock);
+        tile.packer = self.packer.clone();
+        Ok(tile)
     }
 
     fn accept(&mut self, block: &Block) {
@@ -297,8 +329,12 @@ impl Session {
                 break;
             }
             self.collect_jobs();
-            self.turn(Duration::ZERO);
-            self.wait_for_clerk();
+            if self.is_packing() || self.packer.is_some() && self.disk.in_flight() > 0 {
+                self.turn(GLANCE);
+            } else {
+                self.turn(Duration::ZERO);
+                self.wait_for_clerk();
+            }
         }
         let mut out = Vec::new();
         if let Some(tile) = self.tiles.get_mut(&key) {
@@ -334,11 +370,14 @@ impl Session {
         while let Ok(Some(answer)) = self.clerk.answer(Duration::ZERO) {
             self.answered(answer);
         }
+        self.take_packed(Duration::ZERO);
         self.tick();
         self.advance();
         let mut done = Vec::new();
         if self.disk.in_flight() > 0 {
             self.disk.reap(patience, &mut done);
+        } else if self.is_packing() {
+            self.take_packed(patience.min(GLANCE));
         } else if !patience.is_zero() {
             self.wait_for_clerk();
         }
@@ -392,6 +431,8 @@ impl Session {
         self.next_publish = now + self.plan.publish_interval;
         if goal == Goal::Sync {
             self.next_sync = now + self.plan.sync_interval;
+            let overdue = self.packer.as_ref().map(|packer| packer.take_overdue()).unwrap_or_default();
+            overdue.into_iter().for_each(|done| self.packed(done));
         }
         for tile in self.tiles.values_mut() {
             tile.tick(goal);
@@ -475,7 +516,7 @@ impl Session {
 }
 
 fn is_data(op: &Op) -> bool {
-    matches!(&op.action, Action::Write(_, Bytes::Block(..)))
+    matches!(&op.action, Action::Write(_, Bytes::Block(..) | Bytes::Packed(..)))
 }
 
 /// An interruption is no failure. Rows and records are not kept elsewhere, so they are tried again as they are; pages,

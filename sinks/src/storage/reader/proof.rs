@@ -11,7 +11,7 @@ use std::ops::Range;
 use std::os::unix::fs::FileExt as _;
 use std::time::Duration;
 
-use ronchi_pipeline::format::{Page0, TileGaps};
+use ronchi_pipeline::format::{PackedChunk, PackedPage0, Page0, TileGaps};
 use ronchi_pipeline::{FrameFlag, FrameIndex, GapReason, Gaps, SECTOR_BYTES};
 
 use super::ReaderTile;
@@ -37,6 +37,8 @@ pub(super) enum Entry {
 #[derive(Debug)]
 pub(super) struct Entries {
     pub(super) chunks: Vec<Entry>,
+    /// Where compressed chunks lie; empty if they are not, or nobody knows.
+    pub(super) places: Vec<Option<PackedChunk>>,
     /// Nothing of the segment changes any more.
     pub(super) is_final: bool,
 }
@@ -49,19 +51,22 @@ impl Entries {
         is_growing: bool,
         log: impl FnOnce() -> Option<ChunkLog>,
     ) -> Self {
-        let page = read_page(file, tile, uuid, number, is_growing);
+        let (page, places) = read_page(file, tile, uuid, number, is_growing).unzip();
+        let places = places.unwrap_or_default();
         let n = u64::from(tile.array.layout.chunks_per_segment);
         let is_sealed = page.as_ref().is_some_and(|page| page.trailer.is_sealed);
         let mut chunks: Vec<Entry> = match &page {
             Some(page) => {
                 let all = tile.array.layout.frames_per_segment();
                 let is_full = u64::from(page.trailer.frames_written) == all;
-                page.chunks.iter().map(|&crc| entry(crc, !is_sealed || is_full)).collect()
+                // A compressed chunk has its checksum from the first, complete or not.
+                let is_complete = is_full || !is_sealed && !tile.array.is_packed;
+                page.chunks.iter().map(|&crc| entry(crc, is_complete)).collect()
             }
             None => vec![Entry::Unknown; n as usize],
         };
         let is_final = !is_growing || is_sealed;
-        if !(is_sealed || is_growing)
+        if !(is_sealed || is_growing || tile.array.is_packed)
             && let Some(log) = log()
         {
             for (chunk, entry) in (0..).zip(&mut chunks) {
@@ -74,7 +79,7 @@ impl Entries {
                 };
             }
         }
-        Self { chunks, is_final }
+        Self { chunks, places, is_final }
     }
 }
 
@@ -87,21 +92,35 @@ fn entry(crc: Option<u32>, is_complete: bool) -> Entry {
 }
 
 /// Page 0, if it holds together and belongs where it was found.
-fn read_page(file: &File, tile: &ReaderTile, uuid: &str, number: u64, is_growing: bool) -> Option<Page0> {
+fn read_page(
+    file: &File,
+    tile: &ReaderTile,
+    uuid: &str,
+    number: u64,
+    is_growing: bool,
+) -> Option<(Page0, Vec<Option<PackedChunk>>)> {
     let layout = tile.array.layout;
     for read in 0..if is_growing { PAGE_READS_MAX } else { 1 } {
         if read > 0 {
             std::thread::sleep(PAGE_PAUSE);
         }
         let mut bytes = [0; SECTOR_BYTES];
-        let page = file.read_exact_at(&mut bytes, 0).ok().and_then(|()| Page0::decode(&bytes, layout.frame_bytes).ok());
-        if let Some(page) = page {
+        let read = file.read_exact_at(&mut bytes, 0).ok();
+        let page = match tile.array.is_packed {
+            false => read.and_then(|()| Some((Page0::decode(&bytes, layout.frame_bytes).ok()?, Vec::new()))),
+            true => read.and_then(|()| {
+                let PackedPage0 { trailer, chunks: places } = PackedPage0::decode(&bytes, layout.frame_bytes).ok()?;
+                let chunks = places.iter().map(|place| place.map(|place| place.crc32c)).collect();
+                Some((Page0 { trailer, chunks }, places))
+            }),
+        };
+        if let Some((page, places)) = page {
             let trailer = &page.trailer;
             let is_ours = ronchi_pipeline::format::uuid_text(&trailer.uuid) == uuid
                 && (trailer.tile, trailer.segment) == (tile.id, number)
                 && trailer.frames_per_chunk == layout.frames_per_chunk
                 && page.chunks.len() == layout.chunks_per_segment as usize;
-            return is_ours.then_some(page);
+            return is_ours.then_some((page, places));
         }
     }
     None

@@ -22,7 +22,7 @@ use std::ops::Range;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use ronchi_pipeline::{FrameFlag, FrameIndex, Gaps, Layout, Slot};
+use ronchi_pipeline::{FrameFlag, FrameIndex, Gaps, Layout, Slot, crc32c};
 
 use super::access::Access;
 use super::fetch::{Fetcher, PixelFile};
@@ -31,6 +31,7 @@ use super::proof::{Entries, Entry, ListedGaps, Promise, RunGap, Verdict};
 use super::{Condition, Reader, ReaderTile};
 use crate::storage::chunk_log::ChunkLog;
 use crate::storage::error::{Context as _, StorageError};
+use crate::storage::unpack::Unpacker;
 
 /// Chunks that lie together are read together up to so many bytes.
 const SPAN_BYTES: u64 = 4 << 20;
@@ -167,6 +168,8 @@ enum Hold {
     Coming,
     Mapped(Arc<Map>, Range<usize>),
     Slot(Slot, Range<usize>),
+    /// A chunk that was compressed.
+    Unpacked(Vec<u8>),
     /// The read failed; chunk by chunk more may be had.
     Broken(Slot),
 }
@@ -183,7 +186,10 @@ impl Runs {
         check_sizes(&layout, frames.end)?;
         let bytes = frames.end.saturating_sub(frames.start).saturating_mul(layout.frame_bytes);
         let segments = layout.segment_of(frames.start)..=layout.segment_of(frames.end.max(frames.start + 1) - 1);
-        let (access, is_cold) = plan.access.choose(&tile, bytes, segments);
+        let (access, is_cold) = match tile.array.is_packed {
+            true => (Access::Plain, false), // Chunks are decompressed into memory, one by one.
+            false => plan.access.choose(&tile, bytes, segments),
+        };
         let source = Source::new(reader, tile, plan);
         Ok(Self {
             source,
@@ -277,7 +283,8 @@ impl Runs {
     fn plan(&mut self) -> Result<(), StorageError> {
         while self.next < self.end {
             let has_room = self.fetcher.as_ref().is_none_or(Fetcher::has_room);
-            if !has_room || self.planned.len() >= 16 {
+            let spans_max = if self.source.tile.array.is_packed { 1 } else { 16 };
+            if !has_room || self.planned.len() >= spans_max {
                 break;
             }
             let span = self.plan_span();
@@ -325,6 +332,9 @@ impl Runs {
             let entry = view.entries.chunks.get(chunk as usize).copied().unwrap_or(Entry::Unknown);
             bytes += layout.chunk_bytes();
             let first: Option<&ChunkSpan> = chunks.front();
+            if first.is_some() && self.source.tile.array.is_packed {
+                break;
+            }
             if first.is_some_and(|first| bytes > SPAN_BYTES || has_pixels(first.entry) != has_pixels(entry)) {
                 break;
             }
@@ -374,7 +384,12 @@ impl Source {
             Err(error) => return View::refused(number, path, error.to_string()),
         };
         let Some(pages) = pages else {
-            return View { number, path, file: Ok(None), entries: Entries { chunks: Vec::new(), is_final: false } };
+            return View {
+                number,
+                path,
+                file: Ok(None),
+                entries: Entries { chunks: Vec::new(), places: Vec::new(), is_final: false },
+            };
         };
         let is_growing = self.condition == Condition::Running;
         let log = || ChunkLog::read(&self.tile, &self.tile.base_dir().join("chunks.log")).ok();
@@ -391,15 +406,17 @@ impl Source {
         View { number, path, file: Ok(Some(Files { pages: Arc::new(pages), pixels })), entries }
     }
 
-    fn span(&self, view: &View, chunks: VecDeque<ChunkSpan>, is_there: bool) -> Span {
+    fn span(&self, view: &View, mut chunks: VecDeque<ChunkSpan>, is_there: bool) -> Span {
         // What must prove itself is read whole.
-        let is_whole = self.condition == Condition::Died;
+        let is_packed = self.tile.array.is_packed;
+        let is_whole = self.condition == Condition::Died || is_packed;
         let wanted = |chunk: &ChunkSpan| if is_whole { chunk.all.clone() } else { chunk.frames.clone() };
         let start = chunks.front().map_or(0, |chunk| wanted(chunk).start);
         let end = chunks.back().map_or(start, |chunk| wanted(chunk).end);
         let held = start..end;
         let (hold, files) = match &view.file {
             Err(reason) => (Hold::Refused(reason.clone()), None),
+            Ok(Some(files)) if is_there && is_packed => (self.unpack(view, files, &mut chunks), None),
             Ok(Some(files)) if is_there => {
                 let range = self.file_range(&held);
                 let hold = match &files.pixels {
@@ -411,6 +428,25 @@ impl Source {
             Ok(_) => (Hold::Nothing, None),
         };
         Span { path: view.path.clone(), chunks, flags: self.table_flags(&held), held, files, hold }
+    }
+
+    /// Reads and decompresses the one chunk of a span. From then on its checksum is that of its pixels: the stored one has
+    /// been compared.
+    fn unpack(&self, view: &View, files: &Files, chunks: &mut VecDeque<ChunkSpan>) -> Hold {
+        let Some(chunk) = chunks.front_mut() else { return Hold::Nothing };
+        let Some(place) = view.entries.places.get(chunk.number as usize).copied().flatten() else {
+            return Hold::Refused("page 0 does not tell where the chunk lies".to_owned());
+        };
+        let mut pixels = vec![0; self.tile.array.layout.chunk_bytes() as usize]; // I4
+        match Unpacker::default().unpack((&files.pages, &view.path), &place, &mut pixels) {
+            Ok(()) => {
+                if let Entry::Known { crc32c: stored, .. } = &mut chunk.entry {
+                    *stored = crc32c(&pixels);
+                }
+                Hold::Unpacked(pixels)
+            }
+            Err(error) => Hold::Refused(error.to_string()),
+        }
     }
 
     /// Flags of frames as the frame table has them.
@@ -434,7 +470,12 @@ impl Source {
 
 impl View {
     fn refused(number: u64, path: PathBuf, reason: String) -> Self {
-        Self { number, path, file: Err(reason), entries: Entries { chunks: Vec::new(), is_final: false } }
+        Self {
+            number,
+            path,
+            file: Err(reason),
+            entries: Entries { chunks: Vec::new(), places: Vec::new(), is_final: false },
+        }
     }
 }
 
@@ -443,6 +484,7 @@ impl Hold {
         match self {
             Self::Slot(slot, _) | Self::Broken(slot) => &slot.bytes()[place],
             Self::Mapped(map, _) => map.bytes(place),
+            Self::Unpacked(pixels) => &pixels[place],
             _ => &[],
         }
     }

@@ -142,7 +142,14 @@ impl Job<'_> {
             return if has_begun { Err(StorageError::Format { path: dir, source }) } else { Ok(None) };
         };
         let frame_count = manifest.frame_count.unwrap_or(0);
-        let array = FramesArray { frame_count, shape, tile: face.shape, pixel: face.pixel, layout: face.layout };
+        let array = FramesArray {
+            frame_count,
+            shape,
+            tile: face.shape,
+            pixel: face.pixel,
+            layout: face.layout,
+            is_packed: false,
+        };
         if face.shape == shape { Ok(Some(array)) } else { Err(too_large(&dir)) }
     }
 

@@ -307,7 +307,7 @@ impl Segment {
     fn judged(&self) -> Judged {
         let entries = (0..).zip(self.chunks.iter().zip(&self.counts));
         let records = entries.filter_map(|(chunk, (entry, &frames))| {
-            entry.map(|crc32c| ChunkRecord { segment: self.number, chunk, frames, crc32c, epoch: 0 })
+            entry.map(|crc32c| ChunkRecord { segment: self.number, chunk, frames, crc32c, epoch: 0, sector: 0 })
         });
         Judged { records: records.collect(), present: self.present }
     }

@@ -7,7 +7,7 @@ use std::os::unix::fs::FileExt as _;
 use std::path::Path;
 use std::time::Duration;
 
-use ronchi_pipeline::format::{FormatError, Page0, Trailer, page1, uuid_text};
+use ronchi_pipeline::format::{FormatError, FramesArray, PackedChunk, PackedPage0, Page0, Trailer, page1, uuid_text};
 use ronchi_pipeline::{CrcJoin, DATA_OFFSET, FrameFlag, SECTOR_BYTES, crc32c};
 
 use super::ahead::Ahead;
@@ -17,6 +17,7 @@ use super::{Audit, Depth, FRAME_MAX, Subject};
 use crate::storage::error::Context as _;
 use crate::storage::reader::Condition;
 use crate::storage::table;
+use crate::storage::unpack::Unpacker;
 
 /// Pages 0 and 1.
 pub(super) const PAGES_BYTES: u64 = 2 * SECTOR_BYTES as u64;
@@ -27,6 +28,7 @@ const PAGE_PAUSE: Duration = Duration::from_millis(2);
 const SECTOR: usize = SECTOR_BYTES;
 
 type Page = [u8; SECTOR_BYTES];
+type PageAndPlaces = (Page0, Option<Vec<Option<PackedChunk>>>);
 
 /// A segment while it is checked.
 struct Segment<'a> {
@@ -34,6 +36,8 @@ struct Segment<'a> {
     file: File,
     number: u64,
     page: Page0,
+    /// Where its chunks lie, if it is a packed one.
+    places: Option<Vec<Option<PackedChunk>>>,
     /// Its frames, clipped to what the flags can say for sure.
     frames: Range<u64>,
     /// Frames present by their flags, and one after the last of them.
@@ -47,6 +51,9 @@ struct Segment<'a> {
 /// Memory for chunks, the checksums of the frames of one as they are, and what the frame table says of them.
 struct Buffers {
     ahead: Ahead,
+    /// Of a packed segment: the chunk that is looked at.
+    unpacker: Unpacker,
+    unpacked: Vec<u8>,
     checksums: Vec<u32>,
     flags: Vec<u8>,
     rows: Vec<u8>,
@@ -56,9 +63,15 @@ impl Buffers {
     /// Checksums of the frames by their bytes; returns that of the chunk.
     fn take_checksums(&mut self, segment: &Segment<'_>) -> u32 {
         self.checksums.clear();
-        let frames = self.ahead.pixels().chunks_exact(segment.subject.tile.array.layout.frame_bytes as usize);
-        self.checksums.extend(frames.map(crc32c));
+        let frame_bytes = segment.subject.tile.array.layout.frame_bytes as usize;
+        let pixels = if segment.places.is_some() { &self.unpacked[..] } else { self.ahead.pixels() };
+        self.checksums.extend(pixels.chunks_exact(frame_bytes).map(crc32c));
         segment.join.join_all(self.checksums.iter().copied())
+    }
+
+    /// The chunk that was read last.
+    fn pixels(&self, segment: &Segment<'_>) -> &[u8] {
+        if segment.places.is_some() { &self.unpacked } else { self.ahead.pixels() }
     }
 }
 
@@ -67,7 +80,8 @@ impl Audit<'_> {
     pub(super) fn check_segments(&mut self, subject: &mut Subject) {
         let layout = subject.tile.array.layout;
         let ahead = Ahead::new(layout.chunk_bytes());
-        let mut buffers = Buffers { ahead, checksums: Vec::new(), flags: Vec::new(), rows: Vec::new() };
+        let (unpacker, unpacked, checksums, flags, rows) = Default::default();
+        let mut buffers = Buffers { ahead, unpacker, unpacked, checksums, flags, rows };
         let mut sealed_count = 0;
         for &number in &subject.segments {
             let done = match self.depth {
@@ -110,22 +124,33 @@ impl Audit<'_> {
                 return false;
             }
         };
-        if bytes != layout.segment_bytes() {
-            let expected = format_args!("{} bytes", layout.segment_bytes());
-            self.report.flaw(&name, "length", format_args!("{bytes} bytes"), expected);
-        }
         self.check_page1(subject, &file, &name);
-        self.check_padding(subject, &file, &name);
-        let Some(page) = self.read_page0(subject, &file, &name, number) else { return false };
+        if !subject.tile.array.is_packed {
+            self.check_length(subject, &file, bytes, &name);
+        }
+        let Some((page, places)) = self.read_page0(subject, &file, &name, number) else { return false };
+        if let Some(places) = &places {
+            self.check_places(places, bytes, &name);
+        }
         let is_sealed = page.trailer.is_sealed;
         let limit = if self.condition.is_finished() { subject.tile.array.frame_count } else { subject.promised };
         let frames = end - n..end.min(limit).max(end - n);
         let join = CrcJoin::new(layout.frame_bytes);
-        let mut segment =
-            Segment { subject, file, number, page, frames, present: 0, present_end: 0, is_settled: false, join };
+        let mut segment = Segment {
+            subject,
+            file,
+            number,
+            page,
+            places,
+            frames,
+            present: 0,
+            present_end: 0,
+            is_settled: false,
+            join,
+        };
         segment.is_settled = segment.settled();
         self.check_link(subject, number, segment.page.chunks.iter().any(Option::is_some));
-        if self.depth == Depth::Full {
+        if self.depth == Depth::Full && segment.places.is_none() {
             let is_finished = self.condition.is_finished();
             let wanted = (0..).zip(&segment.page.chunks).filter(|(_, entry)| is_finished || entry.is_some());
             let begun = buffers.ahead.begin(&path, wanted.map(|(chunk, _)| chunk));
@@ -142,7 +167,22 @@ impl Audit<'_> {
         is_sealed
     }
 
-    /// The HDF5 face follows from the array's metadata, byte for byte.
+    /// Chunks of a packed segment lie inside the file and apart from each other.
+    fn check_places(&mut self, places: &[Option<PackedChunk>], bytes: u64, name: &Path) {
+        let mut sorted: Vec<&PackedChunk> = places.iter().flatten().collect();
+        sorted.sort_unstable_by_key(|chunk| chunk.offset);
+        let mut from = DATA_OFFSET;
+        for chunk in sorted {
+            if chunk.offset < from || chunk.end() > bytes {
+                let found = format_args!("{} bytes at {}", chunk.stored_bytes, chunk.offset);
+                self.report.flaw(name, "place of a chunk", found, format_args!("from {from} on, before {bytes}"));
+                return;
+            }
+            from = chunk.end();
+        }
+    }
+
+    /// The HDF5 face follows from the array's metadata, byte for byte; a packed segment has none.
     fn check_page1(&mut self, subject: &Subject, file: &File, name: &Path) {
         let array = &subject.tile.array;
         let mut found: Page = [0; SECTOR];
@@ -151,16 +191,23 @@ impl Audit<'_> {
             return;
         }
         self.report.bytes += SECTOR as u64;
-        let expected = page1(array.layout.frames_per_segment(), array.tile, array.pixel);
+        let expected = match array.is_packed {
+            true => Box::new([0; SECTOR]),
+            false => page1(array.layout.frames_per_segment(), array.tile, array.pixel),
+        };
         if let Some(at) = first_difference(&found, &expected) {
             let what = format!("page 1, byte {}", SECTOR + at);
             self.report.flaw(name, what, found[at], format_args!("{}, as the shape says", expected[at]));
         }
     }
 
-    /// Behind the last frame there are zeros to a whole sector.
-    fn check_padding(&mut self, subject: &Subject, file: &File, name: &Path) {
+    /// A segment has its full length; behind the last frame there are zeros to a whole sector.
+    fn check_length(&mut self, subject: &Subject, file: &File, bytes: u64, name: &Path) {
         let layout = subject.tile.array.layout;
+        if bytes != layout.segment_bytes() {
+            let expected = format_args!("{} bytes", layout.segment_bytes());
+            self.report.flaw(name, "length", format_args!("{bytes} bytes"), expected);
+        }
         let data_end = DATA_OFFSET + layout.frames_per_segment() * layout.frame_bytes;
         let mut page: Page = [0; SECTOR];
         let padding = &mut page[..(layout.segment_bytes() - data_end) as usize];
@@ -172,7 +219,7 @@ impl Audit<'_> {
     }
 
     /// Page 0, checked for what it says, for whose it is, and for every byte between its fields.
-    fn read_page0(&mut self, subject: &Subject, file: &File, name: &Path, number: u64) -> Option<Page0> {
+    fn read_page0(&mut self, subject: &Subject, file: &File, name: &Path, number: u64) -> Option<PageAndPlaces> {
         let layout = subject.tile.array.layout;
         let reads = if self.condition == Condition::Running { PAGE_READS_MAX } else { 1 };
         let mut bytes: Page = [0; SECTOR];
@@ -185,15 +232,14 @@ impl Audit<'_> {
                 self.report.flaw(name, "page 0", error, "4096 bytes");
                 return None;
             }
-            decoded = Page0::decode(&bytes, layout.frame_bytes);
-            let holds = |page: &Page0| first_difference(&bytes, &page.encode(layout.frame_bytes)).is_none();
-            if decoded.as_ref().is_ok_and(holds) {
+            decoded = decode_page0(&bytes, &subject.tile.array);
+            if decoded.as_ref().is_ok_and(|(.., expected)| first_difference(&bytes, expected).is_none()) {
                 break;
             }
         }
         self.report.bytes += SECTOR as u64;
-        let page = match decoded {
-            Ok(page) => page,
+        let (page, expected) = match decoded {
+            Ok((page, expected)) => (page, expected),
             Err(error) => {
                 let known = (0..layout.chunks_per_segment).filter(|&c| subject.log.chunk(number, c).is_some()).count();
                 let expected = format_args!("index and trailer; chunks.log knows {known} chunks of this segment");
@@ -201,11 +247,10 @@ impl Audit<'_> {
                 return None;
             }
         };
-        let expected = page.encode(layout.frame_bytes);
         if let Some(at) = first_difference(&bytes, &expected) {
             self.report.flaw(name, format_args!("page 0, byte {at}"), bytes[at], expected[at]);
         }
-        self.check_place(subject, &page, name, number).then_some(page)
+        self.check_place(subject, &page.0, name, number).then_some(page)
     }
 
     /// Whether the trailer says that the segment belongs where it was found.
@@ -261,8 +306,9 @@ impl Audit<'_> {
             let found = format_args!("absent, while chunks.log has {count} frames with checksum {crc:08x}");
             self.report.flaw(name, chunk_name(chunk, frames), found, "the same in both");
         }
-        if self.depth == Depth::Full && self.read_chunk(segment, chunk, frames, &mut buffers.ahead, name) {
-            self.check_zeros(buffers.ahead.pixels(), chunk, frames, name);
+        let is_read = self.depth == Depth::Full && segment.places.is_none();
+        if is_read && self.read_chunk(segment, chunk, frames, buffers, name).is_some() {
+            self.check_zeros(buffers.pixels(segment), chunk, frames, name);
         }
     }
 
@@ -319,15 +365,17 @@ impl Audit<'_> {
             *(if crc == 0 { &mut self.report.unknown } else { &mut self.report.good }) += 1;
             return;
         }
-        if !self.read_chunk(segment, chunk, frames, &mut buffers.ahead, name) {
-            return;
-        }
-        let mut found = buffers.take_checksums(segment);
+        let Some(mut found) = self.read_chunk(segment, chunk, frames, buffers, name) else { return };
         if found != crc && self.condition == Condition::Running {
             // Without direct I/O the page cache may hold a sector as it was before a block beside it came in.
             std::thread::sleep(PAGE_PAUSE);
-            let _ = buffers.ahead.bring_again(chunk, &segment.file);
-            found = buffers.take_checksums(segment);
+            found = match segment.places {
+                Some(_) => self.read_chunk(segment, chunk, frames, buffers, name).unwrap_or(found),
+                None => {
+                    let _ = buffers.ahead.bring_again(chunk, &segment.file);
+                    buffers.take_checksums(segment)
+                }
+            };
         }
         // Which chunks are known by a checksum, and of which the checksum is a promise.
         let is_known = crc != 0 || is_sealed && is_finished && !may_be_refused;
@@ -400,7 +448,7 @@ impl Audit<'_> {
         name: &Path,
     ) {
         let frame_bytes = segment.subject.tile.array.layout.frame_bytes as usize;
-        let pixels = buffers.ahead.pixels().chunks_exact(frame_bytes);
+        let pixels = buffers.pixels(segment).chunks_exact(frame_bytes);
         let all = frames.clone().zip(buffers.flags.iter().zip(pixels));
         for (frame, (_, pixels)) in all.filter(|(_, (flag, _))| **flag != FrameFlag::Ok as u8) {
             if let Some(at) = pixels.iter().position(|&byte| byte != 0) {
@@ -411,24 +459,56 @@ impl Audit<'_> {
         }
     }
 
-    /// Reads a chunk; its size was checked with the array (I4).
+    /// Reads a chunk and takes its checksums; its size was checked with the array (I4). Returns the checksum of its bytes as
+    /// stored. Of a compressed chunk that is not what its checksum says no frame is looked at.
     fn read_chunk(
         &mut self,
         segment: &Segment<'_>,
         chunk: u32,
         frames: &Range<u64>,
-        ahead: &mut Ahead,
+        buffers: &mut Buffers,
         name: &Path,
-    ) -> bool {
+    ) -> Option<u32> {
         let chunk_bytes = segment.subject.tile.array.layout.chunk_bytes();
+        if let Some(place) = segment.places.as_ref().and_then(|places| places.get(chunk as usize).copied().flatten()) {
+            return self.read_packed(segment, (chunk, frames), &place, buffers, name);
+        }
         self.report.bytes += chunk_bytes;
-        ahead
-            .bring(chunk)
+        let brought = buffers.ahead.bring(chunk);
+        brought
             .map_err(|error| {
-                let expected = format_args!("{chunk_bytes} bytes");
+                self.report.flaw(name, chunk_name(chunk, frames), error, format_args!("{chunk_bytes} bytes"))
+            })
+            .ok()?;
+        Some(buffers.take_checksums(segment))
+    }
+
+    fn read_packed(
+        &mut self,
+        segment: &Segment<'_>,
+        (chunk, frames): (u32, &Range<u64>),
+        place: &PackedChunk,
+        buffers: &mut Buffers,
+        name: &Path,
+    ) -> Option<u32> {
+        let chunk_bytes = segment.subject.tile.array.layout.chunk_bytes();
+        self.report.bytes += place.stored_bytes;
+        buffers.unpacked.resize(chunk_bytes as usize, 0);
+        let loaded = buffers.unpacker.load(&segment.file, place);
+        let found = loaded
+            .map_err(|error| {
+                let expected = format_args!("{} bytes", place.stored_bytes);
                 self.report.flaw(name, chunk_name(chunk, frames), error, expected);
             })
-            .is_ok()
+            .ok()?;
+        if found != place.crc32c {
+            buffers.unpacked.clear();
+        } else if let Err(error) = buffers.unpacker.decode(&mut buffers.unpacked) {
+            self.report.flaw(name, chunk_name(chunk, frames), error, format_args!("{chunk_bytes} bytes, compressed"));
+            return None;
+        }
+        buffers.take_checksums(segment);
+        Some(found)
     }
 
     /// Counts and flags of the trailer against the frame table.
@@ -467,7 +547,7 @@ impl Audit<'_> {
         let frames =
             segment.page.chunks.iter().flatten().map(|&crc| if crc == 0 { 1 } else { u64::from(frames_per_chunk) });
         let least: u64 = frames.sum();
-        if !is_sealed && u64::from(frames_written) < least {
+        if !is_sealed && segment.places.is_none() && u64::from(frames_written) < least {
             let expected = format_args!("{least} at least, as chunks have checksums");
             self.report.flaw(name, "frames present in the trailer", frames_written, expected);
         }
@@ -509,6 +589,20 @@ impl Segment<'_> {
         self.present += present;
         present
     }
+}
+
+/// What page 0 says, with the places of chunks if the array is packed, and what it must then be byte for byte.
+fn decode_page0(bytes: &Page, array: &FramesArray) -> Result<(PageAndPlaces, Box<Page>), FormatError> {
+    let frame_bytes = array.layout.frame_bytes;
+    if !array.is_packed {
+        let page = Page0::decode(bytes, frame_bytes)?;
+        let expected = page.encode(frame_bytes);
+        return Ok(((page, None), expected));
+    }
+    let packed = PackedPage0::decode(bytes, frame_bytes)?;
+    let expected = packed.encode();
+    let chunks = packed.chunks.iter().map(|chunk| chunk.map(|chunk| chunk.crc32c)).collect();
+    Ok(((Page0 { trailer: packed.trailer, chunks }, Some(packed.chunks)), expected))
 }
 
 fn first_difference(found: &Page, expected: &Page) -> Option<usize> {

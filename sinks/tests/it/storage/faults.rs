@@ -113,8 +113,11 @@ impl Disk for FaultyDisk {
 }
 
 /// Two segments and a bit of odd frames, early seals, a gap and late frames.
-fn run(fault: Fault, at: usize, disk: DiskChoice) -> (Written, usize) {
+fn run(fault: Fault, at: usize, disk: DiskChoice, is_packed: bool) -> (Written, usize) {
     let mut rig = Rig::new(SigShape { height: 5, width: 1003 }, "<u2", 3, 2, Some(15));
+    if is_packed {
+        rig = rig.packed(2);
+    }
     rig.plan.disk = disk;
     rig.plan.piece_bytes = 8192;
     let fired = Arc::new(AtomicUsize::new(0));
@@ -135,10 +138,20 @@ fn run(fault: Fault, at: usize, disk: DiskChoice) -> (Written, usize) {
 /// Whatever fails, whenever: every frame is durable and right, or a gap; a fault that loses frames is reported.
 #[test]
 fn every_operation_fails_once() {
+    fail_every_operation(false);
+}
+
+/// So it is when chunks are compressed.
+#[test]
+fn every_operation_of_packed_segments_fails_once() {
+    fail_every_operation(true);
+}
+
+fn fail_every_operation(is_packed: bool) {
     for fault in [Fault::Refuse, Fault::Short, Fault::Die, Fault::Sync] {
         let mut fired_count = 0;
         for at in 1.. {
-            let (written, fired) = run(fault, at, DiskChoice::Threads);
+            let (written, fired) = run(fault, at, DiskChoice::Threads, is_packed);
             written.check();
             let end = &written.ends[0];
             assert!(
@@ -227,6 +240,7 @@ impl Disk for NoTable {
 /// The order of completions does not matter, with io_uring either.
 #[test]
 fn completions_in_any_order() {
-    let (written, _) = run(Fault::Refuse, usize::MAX, DiskChoice::Auto);
-    written.check_clean();
+    for is_packed in [false, true] {
+        run(Fault::Refuse, usize::MAX, DiskChoice::Auto, is_packed).0.check_clean();
+    }
 }

@@ -2,6 +2,7 @@
 
 mod faults;
 mod full_disk;
+mod packed;
 mod reader;
 mod repair;
 mod rig;

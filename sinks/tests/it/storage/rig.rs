@@ -14,7 +14,8 @@ use ronchi_pipeline::{
     Pool, Region, Series, SigShape,
 };
 use ronchi_sinks::storage::{
-    Access, DataSet, Depth, Disk, NewDataSet, ReadPlan, Reader, TileEnd, Verification, Writer, WriterPlan, verify,
+    Access, DataSet, Depth, Disk, NewDataSet, PackPlan, ReadPlan, Reader, TileEnd, Verification, Writer, WriterPlan,
+    verify,
 };
 use tempfile::TempDir;
 
@@ -100,6 +101,14 @@ impl Rig {
             volumes: Vec::new(),
             dir,
         }
+    }
+
+    /// Chunks are compressed, by so many threads.
+    pub(super) fn packed(mut self, threads: u32) -> Self {
+        let chunk_bytes_max = self.detector.pixel_count() * self.pixel.bytes() as u64 * u64::from(self.k);
+        let on_start = Arc::new(|| {});
+        self.plan.pack = Some(PackPlan { threads, chunk_bytes_max, link_count: 2, on_start });
+        self
     }
 
     pub(super) fn series(&self, link: usize) -> Arc<Series> {

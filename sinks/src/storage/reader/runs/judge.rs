@@ -71,6 +71,7 @@ impl Source {
         match hold {
             Hold::Nothing | Hold::Coming => Ok(None),
             Hold::Refused(reason) => Err(reason.clone()),
+            Hold::Unpacked(_) => Ok(Some(bytes_at)),
             Hold::Slot(_, place) => Ok(Some(place.start + bytes_at.start..place.start + bytes_at.end)),
             Hold::Mapped(map, place) => {
                 let place = place.start + bytes_at.start..place.start + bytes_at.end;

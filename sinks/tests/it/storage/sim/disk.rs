@@ -312,6 +312,13 @@ impl FileSystem for SimFiles {
         record.set_length(node, bytes);
         Ok(())
     }
+    fn trim(&self, file: &File, bytes: u64) -> io::Result<()> {
+        file.set_len(bytes)?;
+        let mut record = self.record.lock();
+        let node = record.node_of(file);
+        record.set_length(node, bytes);
+        Ok(())
+    }
     fn write(&self, file: &File, offset: u64, bytes: &[u8]) -> io::Result<()> {
         self.record.count(self.trouble, "write")?;
         self.record.pass(self.trouble, Step::BeforeWrite, "write")?;

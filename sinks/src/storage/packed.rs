@@ -1,0 +1,291 @@
+//! What a packed segment has beside its frames' states: chunks on their way through compression, and where they lie.
+//!
+//! # Invariants
+//! - I1: nothing is overwritten. A chunk that gets more frames after it was written is compressed again as a whole, with
+//!   a new place behind all others; the old one is named until page 0 names the new one, and is dead space then.
+//! - I2: a chunk has one version on its way at a time, so that the newest that was written is the one that counts.
+//! - I3: chunks that come in pieces are put together in memory. They are written when whole, at the second data sync
+//!   that finds them incomplete and at each one after it, and when later ones push them out; then no more frames are taken.
+//!
+//! # Limits
+//! [`ASSEMBLIES_MAX`] chunks in pieces, and [`WAITING_MAX`] blocks that came while their chunk was being compressed.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::ops::Range;
+use std::sync::Arc;
+
+use ronchi_pipeline::format::{PackedChunk, PackedPage0, Trailer};
+use ronchi_pipeline::{Block, DATA_OFFSET, Layout, SECTOR_BYTES, Slot};
+
+use super::disk::Bytes;
+use super::packer::{ASSEMBLIES_MAX, PackDone, PackJob, PackKey, Packer, Pixels};
+
+/// Blocks that wait for a chunk while it is being compressed.
+const WAITING_MAX: usize = 4;
+
+/// Frames of a block with the number of their part in the segment.
+struct Piece {
+    part: u32,
+    block: Block,
+    run: Range<usize>,
+}
+
+/// A chunk some of whose frames have come.
+struct Assembly {
+    /// The pixels; `None` while they are being compressed.
+    slot: Option<Slot>,
+    filled: usize,
+    waiting: Vec<Piece>,
+    /// A data sync has found it incomplete.
+    is_old: bool,
+}
+
+#[derive(Default)]
+struct Chunk {
+    place: Option<PackedChunk>,
+    /// A block that is the whole chunk.
+    whole: Option<Block>,
+    /// Parts that no version holds yet.
+    parts: Vec<u32>,
+    is_on_its_way: bool,
+    is_closed: bool,
+}
+
+/// A compressed chunk on its way to the disk.
+struct Version {
+    chunk: usize,
+    parts: Vec<u32>,
+    place: Option<PackedChunk>,
+}
+
+/// The chunks of one segment.
+pub(super) struct Packed {
+    packer: Arc<Packer>,
+    key: PackKey,
+    layout: Layout,
+    item_bytes: usize,
+    cursor: u64,
+    chunks: Vec<Chunk>,
+    assemblies: BTreeMap<usize, Assembly>,
+    versions: HashMap<u32, Version>,
+    next_version: u32,
+    /// Chunks to be compressed as soon as there is a buffer.
+    due: BTreeSet<usize>,
+    /// Chunks whose next version a flush waits for.
+    flush: BTreeSet<usize>,
+}
+
+impl Packed {
+    pub(super) fn new(packer: Arc<Packer>, (tile, segment): (u64, u64), layout: Layout, item_bytes: usize) -> Self {
+        let chunks = (0..layout.chunks_per_segment).map(|_| Chunk::default()).collect();
+        let key = PackKey { tile, segment, version: 0 };
+        let (assemblies, versions, next_version, due, flush) = Default::default();
+        let cursor = DATA_OFFSET;
+        Self { packer, key, layout, item_bytes, cursor, chunks, assemblies, versions, next_version, due, flush }
+    }
+
+    fn frames_per_chunk(&self) -> usize {
+        self.layout.frames_per_chunk as usize
+    }
+
+    /// Whether this block can be taken now. Where a buffer is missing, makes one free if it can (I3).
+    pub(super) fn is_ready_for(&mut self, block: &Block) -> bool {
+        if !self.due.is_empty() {
+            return false;
+        }
+        let chunk = (block.frames().start % self.layout.frames_per_segment()) as usize / self.frames_per_chunk();
+        if let Some(assembly) = self.assemblies.get(&chunk) {
+            return assembly.waiting.len() < WAITING_MAX;
+        }
+        if block.present_count() == self.layout.frames_per_chunk || self.chunks[chunk].is_closed {
+            return true;
+        }
+        if self.assemblies.len() >= ASSEMBLIES_MAX {
+            let oldest = self.assemblies.keys().next().copied();
+            oldest.into_iter().for_each(|oldest| self.close(oldest));
+            return false;
+        }
+        self.packer.has_assembly()
+    }
+
+    /// Whether a frame of this chunk is too late.
+    pub(super) fn is_closed(&self, place: usize) -> bool {
+        self.chunks[place / self.frames_per_chunk()].is_closed
+    }
+
+    /// Takes a run of frames of a block that go to `place` of the segment; whether there was room.
+    pub(super) fn take(&mut self, part: u32, block: &Block, run: Range<usize>, place: usize) -> bool {
+        let (k, number) = (self.frames_per_chunk(), place / self.frames_per_chunk());
+        let chunk = &mut self.chunks[number];
+        if run.len() == k {
+            (chunk.whole, chunk.is_closed) = (Some(block.clone()), true);
+            chunk.parts.push(part);
+            self.due.insert(number);
+            return true;
+        }
+        if !self.assemblies.contains_key(&number) {
+            let Some(mut slot) = self.packer.take_assembly() else { return false };
+            slot.bytes_mut()[..self.layout.chunk_bytes() as usize].fill(0);
+            self.assemblies
+                .insert(number, Assembly { slot: Some(slot), filled: 0, waiting: Vec::new(), is_old: false });
+        }
+        self.put(number, Piece { part, block: block.clone(), run });
+        true
+    }
+
+    /// Copies frames into their chunk, or keeps them until it comes back.
+    fn put(&mut self, number: usize, piece: Piece) {
+        let Some(assembly) = self.assemblies.get_mut(&number) else { return };
+        let Some(slot) = &mut assembly.slot else {
+            assembly.waiting.push(piece);
+            return;
+        };
+        let (k, frame_bytes) = (u64::from(self.layout.frames_per_chunk), self.layout.frame_bytes as usize);
+        let Piece { part, block, run } = piece;
+        let to = (block.frames().start % k) as usize + run.start;
+        let bytes = &block.bytes()[run.start * frame_bytes..run.end * frame_bytes];
+        slot.bytes_mut()[to * frame_bytes..to * frame_bytes + bytes.len()].copy_from_slice(bytes);
+        assembly.filled += run.len();
+        self.chunks[number].parts.push(part);
+        if assembly.filled as u64 == k {
+            self.close(number);
+        }
+    }
+
+    /// No more frames for this chunk: it is written for the last time, if it has news.
+    fn close(&mut self, number: usize) {
+        self.chunks[number].is_closed = true;
+        let is_idle = self.chunks[number].parts.is_empty();
+        let is_here = self.assemblies.get(&number).is_some_and(|assembly| assembly.slot.is_some());
+        if !is_idle {
+            self.due.insert(number);
+        } else if is_here {
+            self.assemblies.remove(&number);
+        }
+    }
+
+    /// Whether frames wait to be part of a version.
+    pub(super) fn has_news(&self) -> bool {
+        self.assemblies.keys().any(|&number| !self.chunks[number].parts.is_empty())
+    }
+
+    /// Begins to write what there is of every chunk in pieces; with `is_last`, for the last time.
+    pub(super) fn start_flush(&mut self, is_last: bool) {
+        for number in self.assemblies.keys().copied().collect::<Vec<_>>() {
+            if is_last {
+                self.close(number);
+            }
+            let is_old = self.assemblies.get_mut(&number).is_some_and(|it| std::mem::replace(&mut it.is_old, true));
+            if (is_old || is_last) && !self.chunks[number].parts.is_empty() {
+                self.due.insert(number);
+                self.flush.insert(number);
+            }
+        }
+    }
+
+    pub(super) fn is_flushed(&self) -> bool {
+        self.flush.is_empty()
+    }
+
+    /// Whether nothing is on its way.
+    pub(super) fn is_quiet(&self) -> bool {
+        self.due.is_empty() && self.versions.is_empty()
+    }
+
+    /// Hands chunks that are due to the threads, as far as there are buffers; returns those that were stored at once.
+    pub(super) fn pump(&mut self) -> Vec<PackDone> {
+        let mut done = Vec::new();
+        for number in self.due.iter().copied().collect::<Vec<_>>() {
+            let chunk = &mut self.chunks[number];
+            if chunk.is_on_its_way {
+                continue; // I2
+            }
+            let Some(out) = self.packer.take_output() else { break };
+            let mut assembled = || self.assemblies.get_mut(&number).and_then(|assembly| assembly.slot.take());
+            let pixels = chunk.whole.take().map(Pixels::Block).or_else(|| assembled().map(Pixels::Assembly));
+            self.due.remove(&number);
+            if chunk.is_closed {
+                self.assemblies.remove(&number);
+            }
+            let Some(pixels) = pixels else { continue };
+            chunk.is_on_its_way = true;
+            let version = self.next_version;
+            self.next_version = self.next_version.wrapping_add(1);
+            let parts = std::mem::take(&mut chunk.parts);
+            self.versions.insert(version, Version { chunk: number, parts, place: None });
+            let (key, chunk_bytes) = (PackKey { version, ..self.key }, self.layout.chunk_bytes() as usize);
+            done.extend(self.packer.submit(PackJob { key, pixels, chunk_bytes, item_bytes: self.item_bytes, out }));
+        }
+        done
+    }
+
+    /// A chunk came back compressed: gives it a place, and returns what to write there.
+    pub(super) fn packed(&mut self, done: PackDone) -> Option<(u64, Bytes)> {
+        let version = self.versions.get_mut(&done.key.version)?;
+        let number = version.chunk;
+        let place = PackedChunk { offset: self.cursor, stored_bytes: done.stored_bytes as u64, crc32c: done.crc32c };
+        version.place = Some(place);
+        self.cursor = place.end();
+        self.give_back(number, done.pixels);
+        let sectors = done.stored_bytes.next_multiple_of(SECTOR_BYTES);
+        Some((place.offset, Bytes::Packed(done.out, 0..sectors)))
+    }
+
+    /// The pixels of a chunk in pieces come back from compression.
+    fn give_back(&mut self, number: usize, pixels: Pixels) {
+        let Pixels::Assembly(slot) = pixels else { return };
+        let Some(assembly) = self.assemblies.get_mut(&number) else { return };
+        assembly.slot = Some(slot);
+        for piece in std::mem::take(&mut assembly.waiting) {
+            self.put(number, piece);
+        }
+        let chunk = &self.chunks[number];
+        if chunk.is_closed && chunk.parts.is_empty() {
+            self.assemblies.remove(&number);
+        }
+    }
+
+    /// The write of a version has ended; returns its parts. Frames of one that was refused become zeros again.
+    pub(super) fn finish(&mut self, version: u32, is_ok: bool, lost: impl Fn(u32) -> Option<Range<usize>>) -> Vec<u32> {
+        let Some(version) = self.versions.remove(&version) else { return Vec::new() };
+        let (k, frame_bytes) = (self.frames_per_chunk(), self.layout.frame_bytes as usize);
+        let chunk = &mut self.chunks[version.chunk];
+        chunk.is_on_its_way = false;
+        self.flush.remove(&version.chunk);
+        if is_ok {
+            chunk.place = version.place;
+        } else if let Some(slot) = self.assemblies.get_mut(&version.chunk).and_then(|assembly| assembly.slot.as_mut()) {
+            for frames in version.parts.iter().filter_map(|&part| lost(part)) {
+                let first = frames.start % k;
+                slot.bytes_mut()[first * frame_bytes..(first + frames.len()) * frame_bytes].fill(0);
+            }
+        }
+        version.parts
+    }
+
+    /// Nothing more is written.
+    pub(super) fn poison(&mut self) {
+        self.due.clear();
+        self.flush.clear();
+        self.assemblies.clear();
+        for chunk in &mut self.chunks {
+            (chunk.whole, chunk.is_closed) = (None, true);
+            chunk.parts.clear();
+        }
+    }
+
+    /// Where a chunk lies on disk.
+    pub(super) fn place(&self, number: usize) -> Option<PackedChunk> {
+        self.chunks[number].place
+    }
+
+    /// Page 0 with every chunk that is on disk.
+    pub(super) fn page(&self, trailer: Trailer) -> Box<[u8; SECTOR_BYTES]> {
+        PackedPage0 { trailer, chunks: self.chunks.iter().map(|chunk| chunk.place).collect() }.encode()
+    }
+
+    /// Bytes of the file that are in use.
+    pub(super) fn end(&self) -> u64 {
+        self.cursor
+    }
+}
