@@ -30,6 +30,9 @@ impl Plan {
             Some(bytes) => writeln!(out, "reserve   {bytes} bytes of the disk stay free")?,
             None => writeln!(out, "reserve   5 % of the disk, at least 2 GiB, at most a quarter, stay free")?,
         }
+        if self.data.record && self.limits.is_packed {
+            writeln!(out, "compress  bit-shuffle and LZ4, {} threads", self.limits.packer_count)?;
+        }
         for (i, link) in self.links.iter().enumerate() {
             writeln!(out, "link {i:<4} {}", link_text(link))?;
         }

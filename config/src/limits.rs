@@ -43,7 +43,7 @@ fn ms(duration: Duration) -> u64 {
 }
 
 /// Every limit a user may set. Counts fit 32 bits by their range.
-pub(crate) const LIMITS: [Limit; 10] = [
+pub(crate) const LIMITS: [Limit; 11] = [
     Limit {
         key: "block_mib",
         min: 1,
@@ -85,6 +85,13 @@ pub(crate) const LIMITS: [Limit; 10] = [
         max: 256,
         read: |l| l.reducer_count.into(),
         write: |l, n| l.reducer_count = n as u32,
+    },
+    Limit {
+        key: "packers",
+        min: 1,
+        max: 256,
+        read: |l| l.packer_count.into(),
+        write: |l, n| l.packer_count = n as u32,
     },
     Limit {
         key: "silence_s",
@@ -130,7 +137,7 @@ mod tests {
             let mut limits = Limits::default();
             let default = (limit.read)(&limits);
             assert!(limit.range().contains(&default), "{}", limit.key);
-            assert!(limit.key == "reducers" || row.ends_with(&format!("| {default} |")), "{row}");
+            assert!(matches!(limit.key, "reducers" | "packers") || row.ends_with(&format!("| {default} |")), "{row}");
             for count in [limit.min, limit.max] {
                 (limit.write)(&mut limits, count);
                 assert_eq!((limit.read)(&limits), count, "{}", limit.key);

@@ -18,6 +18,11 @@ const STRIPE_BYTES: u64 = 64 << 20;
 /// Most volumes.
 pub(crate) const VOLUMES_MAX: usize = 16;
 
+/// Blocks that a thread which compresses has, or that wait for it.
+const PACKING_PER_THREAD: u32 = 3;
+/// Blocks of a link that may wait for chunks of theirs which are being compressed.
+const WAITING_PER_LINK: u32 = 16;
+
 /// Everything a receiver needs to run.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Plan {
@@ -171,6 +176,10 @@ pub struct Limits {
     pub live_queue_blocks: u32,
     /// Reducer threads.
     pub reducer_count: u32,
+    /// Threads that compress, if chunks are compressed.
+    pub packer_count: u32,
+    /// Chunks are compressed.
+    pub is_packed: bool,
     /// A series without frames for this long has ended (after its first frame).
     pub silence: Duration,
     /// Data sync at least this often while recording.
@@ -190,7 +199,11 @@ impl Plan {
         let filling = self.links.len() as u32;
         let writing = limits.raw_queue_blocks + 1 + self.disk_count() * limits.write_depth + self.stripe_blocks();
         let reducing = limits.live_queue_blocks + limits.reducer_count;
-        filling + writing + reducing + 1
+        let packing = match limits.is_packed {
+            true => PACKING_PER_THREAD * limits.packer_count + WAITING_PER_LINK * filling,
+            false => 0,
+        };
+        filling + writing + packing + reducing + 1
     }
 
     /// Bytes of the pool.
@@ -231,7 +244,9 @@ impl Default for Limits {
             raw_queue_blocks: 16,
             write_depth: 16,
             live_queue_blocks: 16,
-            reducer_count: std::thread::available_parallelism().map_or(1, |n| n.get().div_ceil(2) as u32),
+            reducer_count: half_of_the_cores(),
+            packer_count: half_of_the_cores(),
+            is_packed: false,
             silence: Duration::from_secs(30),
             sync_interval: Duration::from_millis(500),
             message_bytes: 64 << 20,
@@ -239,6 +254,10 @@ impl Default for Limits {
             reserve_bytes: None,
         }
     }
+}
+
+fn half_of_the_cores() -> u32 {
+    std::thread::available_parallelism().map_or(1, |n| n.get().div_ceil(2) as u32)
 }
 
 #[cfg(test)]

@@ -102,7 +102,7 @@ impl Reader<'_> {
             let message = format!("{} virtual detectors, at most {VIRTUAL_MAX} are allowed", virtuals.len());
             self.root.fail("virtual", message);
         }
-        let (data, reserve_bytes) = self.data();
+        let (data, reserve_bytes, is_packed) = self.data();
         Plan {
             data,
             links: self.root.sections("link").iter().filter_map(|value| link(value, self.base_dir)).collect(),
@@ -110,24 +110,25 @@ impl Reader<'_> {
             scan: self.scan(),
             reductions,
             live: self.live(),
-            limits: Limits { reserve_bytes, ..self.limits() },
+            limits: Limits { reserve_bytes, is_packed, ..self.limits() },
         }
     }
 
-    /// Where data sets go, and the free space that is left alone there, in bytes.
-    fn data(&self) -> (DataPlan, Option<u64>) {
+    /// Where data sets go, the free space that is left alone there, in bytes, and whether chunks are compressed.
+    fn data(&self) -> (DataPlan, Option<u64>, bool) {
         let mut plan = DataPlan {
             directory: self.base_dir.to_owned(),
             volumes: Vec::new(),
             name: "scan".to_owned(),
             record: true,
         };
-        let Some(section) = self.root.section("data", &["directory", "volumes", "name", "record", "reserve_gib"])
+        let Some(section) =
+            self.root.section("data", &["directory", "volumes", "name", "record", "compress", "reserve_gib"])
         else {
             if self.root.get("data").is_none() {
                 self.root.fail("data", "missing; expected [data] with the directory that receives data sets");
             }
-            return (plan, None);
+            return (plan, None, false);
         };
         plan.record = section.boolean_or("record", true);
         let expected = "the directory that receives data sets";
@@ -146,7 +147,8 @@ impl Reader<'_> {
         }
         let reserve = section.get("reserve_gib");
         let reserve = reserve.and_then(|value| value.checked(reserve_bytes(value.real(RESERVE_RULE)?)));
-        (plan, reserve)
+        let compress = section.get("compress").and_then(|value| value.choice(&[("none", false), ("lz4", true)]));
+        (plan, reserve, compress.unwrap_or(false))
     }
 
     fn detector(&self) -> Option<SigShape> {

@@ -13,7 +13,7 @@ use std::thread::JoinHandle;
 use anyhow::{Context, Result, ensure};
 use crossbeam_channel::{Receiver as Queue, Sender, bounded};
 use nix::sys::signal::{SigSet, Signal};
-use ronchi_config::{LinkPlan, Plan, SourcePlan};
+use ronchi_config::{Limits, LinkPlan, Plan, SourcePlan};
 use ronchi_ingest::merlin::{MerlinOptions, MerlinSource};
 use ronchi_ingest::replay::ReplaySource;
 use ronchi_ingest::tiles::{TileSettings, TileSource};
@@ -21,11 +21,12 @@ use ronchi_ingest::{Link, ReceiveError, Source, receive};
 use ronchi_pipeline::{Block, Event, FanOut, Layout, LinkCounters, Pool, Series};
 use ronchi_sinks::http::{HttpLimits, HttpServer};
 use ronchi_sinks::live::{self, Board, Publisher, StreamPlan, Wiring};
-use ronchi_sinks::storage::{Disk, Space, StorageError, Writer, WriterPlan, WriterReport};
+use ronchi_sinks::storage::{Disk, PackPlan, Space, StorageError, Writer, WriterPlan, WriterReport};
 
 use crate::acquisitions::{Acquisition, Acquisitions, IMAGES_BYTES_MAX};
 use crate::descriptors;
 use crate::finisher::Finisher;
+use crate::process;
 use crate::recorded::{self, RecordedTile};
 use crate::reducers::{Reducers, Shared};
 use crate::summary::Summary;
@@ -146,7 +147,19 @@ impl Receiver {
 /// Most memory a receiver with this plan uses, in bytes.
 pub fn ceiling_bytes(plan: &Plan) -> u64 {
     let images = IMAGES_BYTES_MAX * live::ACQUISITIONS_MAX as u64;
-    plan.pool_bytes() + images + OVERHEAD_BYTES
+    let packing = pack_plan(plan).map_or(0, |pack| pack.buffer_bytes(plan.limits.write_depth));
+    plan.pool_bytes() + packing + images + OVERHEAD_BYTES
+}
+
+/// How chunks are compressed, if they are; by threads that stand back like reducers.
+fn pack_plan(plan: &Plan) -> Option<PackPlan> {
+    let Limits { block_bytes, packer_count, is_packed, .. } = plan.limits;
+    (plan.data.record && is_packed).then(|| PackPlan {
+        threads: packer_count,
+        chunk_bytes_max: block_bytes,
+        link_count: plan.links.len() as u32,
+        on_start: Arc::new(process::run_when_idle),
+    })
 }
 
 /// Refuses a data set that is there already, before a detector or a file is touched. Of two receivers that start at the
@@ -282,6 +295,7 @@ fn writer_plan(plan: &Plan, pool: &Pool, counters: &[Arc<LinkCounters>]) -> Writ
         reserve_bytes: plan.limits.reserve_bytes.unwrap_or(0),
         pool: Some(pool.clone()),
         counters: counters.to_vec(),
+        pack: pack_plan(plan),
         ..WriterPlan::new(plan.data.volumes.first().unwrap_or(&plan.data.directory).clone())
     }
 }

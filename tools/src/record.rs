@@ -70,6 +70,9 @@ pub struct RecordArgs {
     /// Spread the frames over directories on other disks; give it once per disk
     #[arg(long = "volume", value_name = "DIR")]
     volumes: Vec<PathBuf>,
+    /// Compress on spare cores: bit-shuffle and LZ4, in Blosc frames
+    #[arg(long, value_enum, default_value_t = Compress::None, value_name = "CODEC")]
+    compress: Compress,
     #[command(flatten)]
     arm: ArmArgs,
     #[command(flatten)]
@@ -94,6 +97,12 @@ struct ArmArgs {
     /// Start trigger to set before arming; default leaves the detector's
     #[arg(long, requires = "arm", value_enum)]
     trigger: Option<Trigger>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+enum Compress {
+    None,
+    Lz4,
 }
 
 #[derive(Debug, Clone, Copy, clap::ValueEnum)]
@@ -185,6 +194,7 @@ impl RecordArgs {
             limits: Limits {
                 silence: Duration::from_secs(self.silence),
                 reserve_bytes: self.reserve_gib,
+                is_packed: self.compress == Compress::Lz4,
                 ..Limits::default()
             },
         };

@@ -11,6 +11,7 @@ const FULL: &str = r#"
 [data]
 directory = "runs"
 name = "gold-01"
+compress = "lz4"
 reserve_gib = 1.5
 
 [detector]
@@ -60,6 +61,7 @@ update_interval_ms = 100
 [limits]
 block_mib = 2
 reducers = 3
+packers = 2
 silence_s = 5
 "#;
 
@@ -83,6 +85,8 @@ fn every_key_arrives() {
     assert_eq!(plan.data.directory, dir.path().join("runs"));
     assert_eq!((plan.data.name.as_str(), plan.data.record), ("gold-01", true));
     assert_eq!(plan.limits.reserve_bytes, Some(3 << 29));
+    assert!(plan.describe().contains("compress  bit-shuffle and LZ4, 2 threads\n"), "{plan}");
+    assert_eq!((plan.limits.is_packed, plan.limits.packer_count), (true, 2));
     assert!(plan.describe().contains("reserve   1610612736 bytes of the disk stay free\n"), "{plan}");
     assert_eq!(plan.detector, Some(SigShape { height: 512, width: 513 }));
     let control = MerlinControlPlan { port: 6341, frame_count: Some(65536), trigger: Some(MerlinTrigger::RisingTtl) };

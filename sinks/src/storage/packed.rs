@@ -20,7 +20,7 @@ use ronchi_pipeline::{Block, DATA_OFFSET, Layout, SECTOR_BYTES, Slot};
 use super::disk::Bytes;
 use super::packer::{ASSEMBLIES_MAX, PackDone, PackJob, PackKey, Packer, Pixels};
 
-/// Blocks that wait for a chunk while it is being compressed.
+/// Blocks that wait for a chunk while it is being compressed. `Limits::slot_count` counts on it.
 const WAITING_MAX: usize = 4;
 
 /// Frames of a block with the number of their part in the segment.

@@ -21,7 +21,7 @@ use crossbeam_channel::{Receiver, Sender, TrySendError, bounded, unbounded};
 use ronchi_pipeline::format::blosc;
 use ronchi_pipeline::{Block, Pool, SECTOR_BYTES, Slot, crc32c};
 
-/// Chunks that wait for each thread.
+/// Chunks that wait for each thread. `Limits::slot_count` counts on it.
 const QUEUE_PER_THREAD: usize = 2;
 /// Chunks in pieces that a segment may hold.
 pub(super) const ASSEMBLIES_MAX: usize = 2;
@@ -42,11 +42,6 @@ pub struct PackPlan {
 }
 
 impl PackPlan {
-    /// Blocks that wait to be compressed or are being compressed: the pool of blocks needs that many slots more.
-    pub fn blocks_held(threads: u32) -> u32 {
-        threads * (QUEUE_PER_THREAD as u32 + 1) + 8
-    }
-
     /// Bytes of all buffers, for `depth` writes in flight.
     pub fn buffer_bytes(&self, depth: u32) -> u64 {
         (self.output_count(depth) + self.assembly_count()) as u64 * self.slot_bytes() as u64
