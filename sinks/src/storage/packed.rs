@@ -2,7 +2,8 @@
 //!
 //! # Invariants
 //! - I1: nothing is overwritten. A chunk that gets more frames after it was written is compressed again as a whole, with
-//!   a new place behind all others; the old one is named until page 0 names the new one, and is dead space then.
+//!   a new place behind all others; the old one is named until the new one is synced, and is dead space then. So page 0
+//!   never names a place that a power cut may empty in place of one that is durable.
 //! - I2: a chunk has one version on its way at a time, so that the newest that was written is the one that counts.
 //! - I3: chunks that come in pieces are put together in memory. They are written when whole, at the second data sync
 //!   that finds them incomplete and at each one after it, and when later ones push them out; then no more frames are taken.
@@ -58,6 +59,14 @@ struct Version {
     place: Option<PackedChunk>,
 }
 
+/// What has become of a version.
+pub(super) enum Fate {
+    /// These parts are written, or refused.
+    Settled(Vec<u32>),
+    /// It is written, and waits for a sync.
+    Waits,
+}
+
 /// The chunks of one segment.
 pub(super) struct Packed {
     packer: Arc<Packer>,
@@ -69,6 +78,10 @@ pub(super) struct Packed {
     assemblies: BTreeMap<usize, Assembly>,
     versions: HashMap<u32, Version>,
     next_version: u32,
+    /// Versions that are written and wait for a sync before they take the place of others (I1); the first `syncing` of
+    /// them were written before a sync that is on its way.
+    unsynced: Vec<Version>,
+    syncing: usize,
     /// Chunks to be compressed as soon as there is a buffer.
     due: BTreeSet<usize>,
     /// Chunks whose next version a flush waits for.
@@ -79,9 +92,23 @@ impl Packed {
     pub(super) fn new(packer: Arc<Packer>, (tile, segment): (u64, u64), layout: Layout, item_bytes: usize) -> Self {
         let chunks = (0..layout.chunks_per_segment).map(|_| Chunk::default()).collect();
         let key = PackKey { tile, segment, version: 0 };
-        let (assemblies, versions, next_version, due, flush) = Default::default();
+        let (assemblies, versions, next_version, unsynced, syncing, due, flush) = Default::default();
         let cursor = DATA_OFFSET;
-        Self { packer, key, layout, item_bytes, cursor, chunks, assemblies, versions, next_version, due, flush }
+        Self {
+            packer,
+            key,
+            layout,
+            item_bytes,
+            cursor,
+            chunks,
+            assemblies,
+            versions,
+            next_version,
+            unsynced,
+            syncing,
+            due,
+            flush,
+        }
     }
 
     fn frames_per_chunk(&self) -> usize {
@@ -166,7 +193,32 @@ impl Packed {
 
     /// Whether frames wait to be part of a version.
     pub(super) fn has_news(&self) -> bool {
-        self.assemblies.keys().any(|&number| !self.chunks[number].parts.is_empty())
+        self.has_unsynced() || self.assemblies.keys().any(|&number| !self.chunks[number].parts.is_empty())
+    }
+
+    /// Whether versions wait for a sync before page 0 may name them.
+    pub(super) fn has_unsynced(&self) -> bool {
+        !self.unsynced.is_empty()
+    }
+
+    /// A sync begins: it covers what is written now.
+    pub(super) fn start_sync(&mut self) {
+        self.syncing = self.unsynced.len();
+    }
+
+    /// The sync has ended well: what it covers takes the place of earlier versions. Returns its parts.
+    pub(super) fn synced(&mut self) -> Vec<u32> {
+        let mut parts = Vec::new();
+        for version in self.unsynced.drain(..std::mem::take(&mut self.syncing)) {
+            self.chunks[version.chunk].place = version.place;
+            self.chunks[version.chunk].is_on_its_way = false;
+            parts.extend(version.parts);
+        }
+        parts
+    }
+
+    fn waits_for_sync(&self, number: usize) -> bool {
+        self.unsynced.iter().any(|version| version.chunk == number)
     }
 
     /// Begins to write what there is of every chunk in pieces; with `is_last`, for the last time.
@@ -183,13 +235,14 @@ impl Packed {
         }
     }
 
+    /// Whether the flush has done what it can before a sync.
     pub(super) fn is_flushed(&self) -> bool {
-        self.flush.is_empty()
+        self.flush.iter().all(|&number| self.waits_for_sync(number))
     }
 
-    /// Whether nothing is on its way.
+    /// Whether nothing is on its way, or could be before a sync.
     pub(super) fn is_quiet(&self) -> bool {
-        self.due.is_empty() && self.versions.is_empty()
+        self.versions.is_empty() && self.due.iter().all(|&number| self.waits_for_sync(number))
     }
 
     /// Hands chunks that are due to the threads, as far as there are buffers; returns those that were stored at once.
@@ -245,13 +298,17 @@ impl Packed {
         }
     }
 
-    /// The write of a version has ended; returns its parts. Frames of one that was refused become zeros again.
-    pub(super) fn finish(&mut self, version: u32, is_ok: bool, lost: impl Fn(u32) -> Option<Range<usize>>) -> Vec<u32> {
-        let Some(version) = self.versions.remove(&version) else { return Vec::new() };
+    /// The write of a version has ended. Frames of one that was refused become zeros again.
+    pub(super) fn finish(&mut self, version: u32, is_ok: bool, lost: impl Fn(u32) -> Option<Range<usize>>) -> Fate {
+        let Some(version) = self.versions.remove(&version) else { return Fate::Settled(Vec::new()) };
         let (k, frame_bytes) = (self.frames_per_chunk(), self.layout.frame_bytes as usize);
         let chunk = &mut self.chunks[version.chunk];
-        chunk.is_on_its_way = false;
         self.flush.remove(&version.chunk);
+        if is_ok && chunk.place.is_some() {
+            self.unsynced.push(version);
+            return Fate::Waits;
+        }
+        chunk.is_on_its_way = false;
         if is_ok {
             chunk.place = version.place;
         } else if let Some(slot) = self.assemblies.get_mut(&version.chunk).and_then(|assembly| assembly.slot.as_mut()) {
@@ -260,7 +317,7 @@ impl Packed {
                 slot.bytes_mut()[first * frame_bytes..(first + frames.len()) * frame_bytes].fill(0);
             }
         }
-        version.parts
+        Fate::Settled(version.parts)
     }
 
     /// Nothing more is written.
@@ -268,6 +325,8 @@ impl Packed {
         self.due.clear();
         self.flush.clear();
         self.assemblies.clear();
+        self.unsynced.clear();
+        self.syncing = 0;
         for chunk in &mut self.chunks {
             (chunk.whole, chunk.is_closed) = (None, true);
             chunk.parts.clear();

@@ -21,7 +21,7 @@ use ronchi_pipeline::format::{ChunkRecord, Page0, Trailer};
 use ronchi_pipeline::{Block, CrcJoin, DATA_OFFSET, FrameFlag, FrameRecord, Layout, SECTOR_BYTES};
 
 use super::disk::{Action, Bytes, DiskFile, Op, Page, Purpose, Tag};
-use super::packed::Packed;
+use super::packed::{Fate, Packed};
 use super::packer::PackDone;
 use super::tile::Goal;
 
@@ -303,8 +303,21 @@ impl Segment {
 
     fn finish_version(&mut self, version: u32, is_ok: bool) -> Vec<Settled> {
         let Self { packed: Some(packed), parts, .. } = self else { return Vec::new() };
-        let parts = packed.finish(version, is_ok, |part| parts.get(&part).map(|part| part.frames.clone()));
-        parts.into_iter().filter_map(|part| self.finish_part(part, is_ok)).collect()
+        match packed.finish(version, is_ok, |part| parts.get(&part).map(|part| part.frames.clone())) {
+            Fate::Settled(parts) => parts.into_iter().filter_map(|part| self.finish_part(part, is_ok)).collect(),
+            Fate::Waits => Vec::new(),
+        }
+    }
+
+    /// Whether page 0 must wait for a sync before it is final.
+    pub(super) fn has_unsynced(&self) -> bool {
+        self.packed.as_ref().is_some_and(Packed::has_unsynced)
+    }
+
+    /// The sync has ended well that was begun with [`Self::take_published`]: page 0 may name what it covers.
+    pub(super) fn synced(&mut self) -> Vec<Settled> {
+        let parts = self.packed.as_mut().map(Packed::synced).unwrap_or_default();
+        parts.into_iter().filter_map(|part| self.finish_part(part, true)).collect()
     }
 
     fn part(&mut self, number: u32) -> &mut Part {
@@ -543,6 +556,9 @@ impl Segment {
 
     /// Frames that a sync submitted now will make durable.
     pub(super) fn take_published(&mut self) -> Vec<Range<usize>> {
+        if let Some(packed) = &mut self.packed {
+            packed.start_sync();
+        }
         std::mem::take(&mut self.published)
     }
 

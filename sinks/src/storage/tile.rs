@@ -463,7 +463,10 @@ impl Tile {
     }
 
     /// Shared sectors are on disk: writes page 0, and what else tells of the frames that are complete now.
-    fn publish(&mut self, cycle: Cycle, disk: &mut dyn Disk, out: &mut Vec<Op>) {
+    fn publish(&mut self, mut cycle: Cycle, disk: &mut dyn Disk, out: &mut Vec<Op>) {
+        if cycle.segment.and_then(|number| self.open.get(&number)).is_some_and(Segment::has_unsynced) {
+            cycle.goal = cycle.goal.min(Goal::Sync); // The final page 0 names what must be synced before.
+        }
         let number = cycle.segment.unwrap_or(0);
         let (page_tag, small_tag) = (self.tag(number, Purpose::Page), self.tag(number, Purpose::Small));
         let before = out.len();
@@ -554,6 +557,8 @@ impl Tile {
             LinkCounters::add(&self.counters.durable_frames, count);
             self.welcome_late(first, &frames);
         }
+        let settled = self.open.get_mut(&number).map(Segment::synced).unwrap_or_default();
+        self.settle(number, settled);
         if goal == Goal::Seal {
             self.sealed_count += 1;
             self.close_segment(number, disk);

@@ -33,10 +33,12 @@ pub(super) struct Unpacker {
 }
 
 impl Unpacker {
-    /// Reads a chunk as stored; returns the checksum of its bytes.
+    /// Reads a chunk as stored; returns the checksum of its bytes. Beyond the end of a file that was cut there are zeros.
     pub(super) fn load(&mut self, file: &File, chunk: &PackedChunk) -> io::Result<u32> {
+        self.stored.clear();
         self.stored.resize(chunk.stored_bytes as usize, 0); // I1: bounded by `PackedPage0::decode`.
-        file.read_exact_at(&mut self.stored, chunk.offset)?;
+        let bytes = file.metadata()?.len().saturating_sub(chunk.offset).min(chunk.stored_bytes);
+        file.read_exact_at(&mut self.stored[..bytes as usize], chunk.offset)?;
         Ok(crc32c(&self.stored))
     }
 

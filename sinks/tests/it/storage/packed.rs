@@ -174,7 +174,7 @@ fn damage_is_found() {
     file.set_len(chunk.offset).expect("cut");
     assert!(!check(&written.path).is_intact(), "cut off");
     let read = Reader::open(&written.path).expect("data set").read_frames(0, 3..6, &mut Vec::new());
-    assert!(matches!(read, Err(StorageError::Io { .. })), "{read:?}");
+    assert!(matches!(read, Err(StorageError::Format { .. })), "{read:?}");
 }
 
 /// Repair leaves compressed data sets as they are, with and without their metadata.

@@ -39,7 +39,7 @@ struct Case {
 impl Case {
     fn new(script: &Script, way: u64) -> Self {
         let run = script.record(way, false);
-        let ledger = Ledger::new(&run);
+        let ledger = Ledger::new(&run, script.is_packed);
         Self { script: script.clone(), run, ledger }
     }
 

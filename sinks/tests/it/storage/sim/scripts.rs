@@ -32,6 +32,8 @@ pub(crate) struct Script {
     pub(crate) trouble: Trouble,
     /// A frame so far behind is lost for the watermarks.
     late_frames: u64,
+    /// Chunks are compressed.
+    pub(crate) is_packed: bool,
     /// The series ends, and its data set is finished; else the receiver just stops.
     is_ended: bool,
 }
@@ -45,8 +47,14 @@ fn script(name: &'static str, count: u64) -> Script {
         feeds: cut(0, 0..count, K as u32, |_| false),
         trouble: Trouble::Nothing,
         late_frames: 128,
+        is_packed: false,
         is_ended: true,
     }
+}
+
+/// The same with compressed chunks.
+fn packed(name: &'static str, script: &Script) -> Script {
+    Script { name, is_packed: true, ..script.clone() }
 }
 
 /// Every run there is.
@@ -71,7 +79,19 @@ pub(crate) fn scripts() -> Vec<Script> {
     let one_by_one = cut(0, 0..30, K as u32, |_| true);
     let mut open_ended = Script { announced: None, ..script("open-ended", 31) };
     gaps(&mut open_ended.feeds);
-    vec![
+    let packed = [
+        packed("packed", &script("plain", 26)),
+        packed("packed one by one", &Script { feeds: one_by_one.clone(), ..script("one by one", 30) }),
+        packed("packed gaps", &lossy),
+        packed("packed late", &late),
+        packed("packed tiles", &tiles),
+        packed("packed open-ended", &open_ended),
+        packed("packed cut off", &Script { is_ended: false, feeds: one_by_one.clone(), ..script("cut off", 30) }),
+        packed("packed failed sync", &Script { trouble: Trouble::Sync(4), ..late.clone() }),
+        packed("packed failed write", &Script { trouble: Trouble::Write(7), ..late.clone() }),
+        packed("packed failed page", &Script { trouble: Trouble::Page(3), ..late.clone() }),
+    ];
+    let plain = vec![
         script("plain", 26),
         Script { feeds: one_by_one.clone(), ..script("seams", 30) },
         Script { shape: (9, 131), feeds: one_by_one, ..script("large seams", 30) },
@@ -87,7 +107,8 @@ pub(crate) fn scripts() -> Vec<Script> {
         Script { trouble: Trouble::Write(7), ..script("failed write", 40) },
         Script { trouble: Trouble::Page(3), ..script("failed page", 40) },
         Script { trouble: Trouble::Full(2), ..script("full disk", 40) },
-    ]
+    ];
+    plain.into_iter().chain(packed).collect()
 }
 
 /// A recorded run and what was fed.
@@ -133,6 +154,9 @@ impl Script {
         (rig.plan.is_direct, rig.plan.late_frames) = (false, self.late_frames);
         rig.pool = Pool::new(128, rig.pool.slot_bytes()).expect("pool"); // All blocks wait at once.
         rig.plan.pool = None;
+        if self.is_packed {
+            rig = rig.packed(0);
+        }
         rig.plan.publish_interval = Duration::from_millis(2);
         rig.plan.sync_interval = Duration::from_millis(5);
         rig
