@@ -14,6 +14,8 @@ use super::reader::ReaderTile;
 #[derive(Debug, Default)]
 pub(super) struct ChunkLog {
     chunks: BTreeMap<u64, Vec<(u32, u32)>>,
+    /// Every record of the chunks of packed segments, oldest first: each names a place of its own.
+    versions: BTreeMap<(u64, u32), Vec<ChunkRecord>>,
     pub(super) records: u64,
     pub(super) bytes: u64,
     /// The first record of a segment that is not there, or that cannot be of this layout, and how many follow.
@@ -28,6 +30,11 @@ impl ChunkLog {
     pub(super) fn chunk(&self, segment: u64, chunk: u32) -> Option<(u32, u32)> {
         let chunks = self.chunks.get(&segment)?;
         chunks.get(chunk as usize).copied().filter(|&(frames, _)| frames > 0)
+    }
+
+    /// All records of a chunk of a packed segment, oldest first: what any of them names is never overwritten.
+    pub(super) fn versions(&self, segment: u64, chunk: u32) -> &[ChunkRecord] {
+        self.versions.get(&(segment, chunk)).map_or(&[], Vec::as_slice)
     }
 
     /// Whether every byte of it is a record of a chunk that can be.
@@ -66,6 +73,9 @@ impl ChunkLog {
             if !is_possible {
                 log.strays = Some(log.strays.map_or((record, 1), |(first, count)| (first, count + 1)));
                 continue;
+            }
+            if tile.array.is_packed {
+                log.versions.entry((segment, chunk)).or_default().push(record);
             }
             let new = || vec![(0, 0); layout.chunks_per_segment as usize];
             log.chunks.entry(segment).or_insert_with(new)[chunk as usize] = (frames, crc32c);

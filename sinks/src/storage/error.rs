@@ -100,12 +100,6 @@ pub enum StorageError {
         /// The data set.
         path: PathBuf,
     },
-    /// Repair does not know compressed data sets.
-    #[error("{path} is compressed: such data sets cannot be repaired yet; what is durable in them can be read")]
-    Packed {
-        /// A segment of it.
-        path: PathBuf,
-    },
     /// The data set has no such tile.
     #[error("tile {tile} is not in {path}")]
     NoTile {

@@ -16,17 +16,17 @@
 //! One chunk, one file of the frame table, and 32 bytes per chunk of a tile in memory.
 
 mod metadata;
+mod packed;
 mod rows;
 mod segment;
 mod tile;
 
 use std::fmt::Display;
 use std::fs::{self, File};
-use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 
-use ronchi_pipeline::format::{DataSetState, FramesArray, Law, Manifest, PackedPage0, RepairNote, TileGaps};
-use ronchi_pipeline::{Gaps, SECTOR_BYTES};
+use ronchi_pipeline::Gaps;
+use ronchi_pipeline::format::{DataSetState, Law, Manifest, RepairNote, TileGaps};
 use rustix::fs::{FlockOperation, flock};
 use serde::Serialize;
 use serde_json::Value;
@@ -89,7 +89,6 @@ pub struct Change {
 /// Somebody writes it; it holds neither a manifest nor a segment of ours; it is of a newer version; the disk refuses.
 pub fn repair(root: &Path, plan: &RepairPlan, watch: &mut dyn FnMut(u64, u64)) -> Result<Repair, StorageError> {
     let _lock = lock(root, plan.is_dry)?;
-    refuse_packed(root)?;
     let mut job = Job { root, plan, system: RealFiles, report: Repair::new(), watch, total_bytes: 0, epoch: 0 };
     let manifest = job.manifest()?;
     job.report.before = condition(manifest.state);
@@ -125,28 +124,6 @@ fn lock(root: &Path, is_dry: bool) -> Result<File, StorageError> {
         Err(rustix::io::Errno::WOULDBLOCK) => Err(StorageError::InUse { path: root.to_owned() }),
         result => result.context("lock", &path).map(|()| file),
     }
-}
-
-/// Compressed data sets are left as they are: their chunks are judged otherwise.
-fn refuse_packed(root: &Path) -> Result<(), StorageError> {
-    let tiles = files::numbered(&root.join("tiles")).unwrap_or_default(); // There are none of a whole detector.
-    let arrays = tiles.into_iter().map(|tile| root.join("tiles").join(tile.to_string())).chain([root.join("frames")]);
-    for array in arrays {
-        let metadata = files::read_text(&array.join("zarr.json")).ok();
-        let is_packed = metadata.and_then(|text| FramesArray::from_json(&text).ok()).is_some_and(|it| it.is_packed);
-        if is_packed {
-            return Err(StorageError::Packed { path: array });
-        }
-        for number in files::numbered(&array.join("c")).unwrap_or_default() {
-            let path = array.join("c").join(number.to_string()).join("0/0");
-            let mut page = [0; SECTOR_BYTES];
-            let page = File::open(&path).and_then(|file| file.read_exact_at(&mut page, 0)).map(|()| page);
-            if page.is_ok_and(|page| PackedPage0::is_one(&page)) {
-                return Err(StorageError::Packed { path });
-            }
-        }
-    }
-    Ok(())
 }
 
 /// What a manifest says when nobody holds the lock.

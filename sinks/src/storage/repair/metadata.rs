@@ -6,8 +6,8 @@ use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 
 use ronchi_pipeline::format::{
-    BlockSizes, DataSetState, DetectorInfo, FormatError, FramesArray, LAYOUT_VERSION, Manifest, Page0, TileInfo,
-    Trailer, group_json, read_page1, uuid_text,
+    BlockSizes, DataSetState, DetectorInfo, FormatError, FramesArray, LAYOUT_VERSION, Manifest, PackedPage0, Page0,
+    TileInfo, Trailer, group_json, read_page1, uuid_text,
 };
 use ronchi_pipeline::{Layout, PixelType, SECTOR_BYTES, SigShape};
 use serde_json::{Value, json};
@@ -27,6 +27,7 @@ struct Face {
     shape: SigShape,
     pixel: PixelType,
     layout: Layout,
+    is_packed: bool,
 }
 
 impl Job<'_> {
@@ -136,7 +137,7 @@ impl Job<'_> {
         if let Some(array) = read_array(&dir).filter(|array| (array.shape, array.tile) == (shape, shape)) {
             return is_moderate(&array.layout).then_some(Some(array)).ok_or_else(|| too_large(&dir));
         }
-        let Some(face) = face(&dir)? else {
+        let Some(face) = face(&dir)?.map_or_else(|| packed_face(manifest, shape, &dir), |face| Ok(Some(face)))? else {
             let has_begun = dir.join("zarr.json").exists() || base.join("chunks.log").exists();
             let source = FormatError::Magic { what: "every segment" };
             return if has_begun { Err(StorageError::Format { path: dir, source }) } else { Ok(None) };
@@ -148,7 +149,7 @@ impl Job<'_> {
             tile: face.shape,
             pixel: face.pixel,
             layout: face.layout,
-            is_packed: false,
+            is_packed: face.is_packed,
         };
         if face.shape == shape { Ok(Some(array)) } else { Err(too_large(&dir)) }
     }
@@ -280,7 +281,12 @@ fn read_array(dir: &Path) -> Option<FramesArray> {
 fn face(dir: &Path) -> Result<Option<Face>, StorageError> {
     let c = dir.join("c");
     let numbers = if c.is_dir() { files::numbered(&c)? } else { Vec::new() };
-    Ok(numbers.into_iter().find_map(|number| read_face(&c.join(number.to_string()).join("0/0"))))
+    // Packed segments do not tell their shape; their array does.
+    let packed = read_array(dir).filter(|array| array.is_packed);
+    Ok(numbers.into_iter().map(|number| c.join(number.to_string()).join("0/0")).find_map(|path| match &packed {
+        Some(array) => read_packed_face(&path, array.tile, array.pixel),
+        None => read_face(&path),
+    }))
 }
 
 fn read_face(path: &Path) -> Option<Face> {
@@ -293,7 +299,26 @@ fn read_face(path: &Path) -> Option<Face> {
     let (frames_per_chunk, chunks_per_segment) = (page.trailer.frames_per_chunk, page.chunks.len() as u32);
     let layout = Layout { frame_bytes, frames_per_chunk, chunks_per_segment };
     let is_consistent = layout.frames_per_segment() == frames && is_moderate(&layout);
-    is_consistent.then_some(Face { trailer: page.trailer, shape, pixel, layout })
+    is_consistent.then_some(Face { trailer: page.trailer, shape, pixel, layout, is_packed: false })
+}
+
+/// As [`face`], of a tile with packed segments: these do not tell their shape, the manifest does.
+fn packed_face(manifest: &Manifest, shape: SigShape, dir: &Path) -> Result<Option<Face>, StorageError> {
+    let Some(pixel) = PixelType::from_numpy_name(&manifest.detector.pixel) else { return Ok(None) };
+    let c = dir.join("c");
+    let numbers = if c.is_dir() { files::numbered(&c)? } else { Vec::new() };
+    let paths = numbers.into_iter().map(|number| c.join(number.to_string()).join("0/0"));
+    Ok(paths.filter_map(|path| read_packed_face(&path, shape, pixel)).next())
+}
+
+fn read_packed_face(path: &Path, shape: SigShape, pixel: PixelType) -> Option<Face> {
+    let mut page = [0; SECTOR_BYTES];
+    File::open(path).ok()?.read_exact_at(&mut page, 0).ok()?;
+    let frame_bytes = shape.pixel_count() * pixel.bytes() as u64;
+    let PackedPage0 { trailer, chunks } = PackedPage0::decode(&page, frame_bytes).ok()?;
+    let (frames_per_chunk, chunks_per_segment) = (trailer.frames_per_chunk, chunks.len() as u32);
+    let layout = Layout { frame_bytes, frames_per_chunk, chunks_per_segment };
+    is_moderate(&layout).then_some(Face { trailer, shape, pixel, layout, is_packed: true })
 }
 
 /// The smallest detector that holds all tiles.

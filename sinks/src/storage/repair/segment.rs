@@ -11,6 +11,7 @@ use ronchi_pipeline::{CrcJoin, DATA_OFFSET, FrameFlag, SECTOR_BYTES, crc32c};
 use rustix::fs::{Advice, fadvise};
 
 use super::Job;
+use super::packed::{Places, decode_page};
 use super::rows::Row;
 use super::tile::TileRepair;
 use crate::storage::error::{Context as _, StorageError};
@@ -33,17 +34,19 @@ enum Proof {
 
 /// A segment being judged.
 pub(super) struct Segment {
-    number: u64,
-    path: PathBuf,
-    file: File,
+    pub(super) number: u64,
+    pub(super) path: PathBuf,
+    pub(super) file: File,
     /// Page 0 as it was found, if it holds together.
-    page: Option<Page0>,
+    pub(super) page: Option<Page0>,
+    /// Places of chunks, of a packed segment: as they were found, and as they will be named.
+    pub(super) packed: Option<Places>,
     chunks: Vec<Option<u32>>,
-    counts: Vec<u32>,
-    present: u64,
-    present_end: u64,
+    pub(super) counts: Vec<u32>,
+    pub(super) present: u64,
+    pub(super) present_end: u64,
     /// The chunk being judged, and whether the disk gave it.
-    pixels: Vec<u8>,
+    pub(super) pixels: Vec<u8>,
     is_readable: bool,
 }
 
@@ -60,14 +63,16 @@ impl Job<'_> {
         let path = tile.segment_path(number);
         let file = File::options().read(true).write(!self.plan.is_dry).open(&path).context("open", &path)?;
         let mut bytes = [0; SECTOR];
-        let page =
-            read_at(&file, &mut bytes, 0).ok().and_then(|()| Page0::decode(&bytes, tile.layout.frame_bytes).ok());
+        let read = read_at(&file, &mut bytes, 0).ok();
+        let page = read.and_then(|()| decode_page(&bytes, tile.is_packed, tile.layout.frame_bytes));
+        let (page, places) = page.map_or((None, None), |(page, places)| (Some(page), places));
         let n = tile.layout.chunks_per_segment as usize;
         let mut segment = Segment {
             number,
             path,
             file,
             page: page.filter(|page| page.chunks.len() == n),
+            packed: tile.is_packed.then(|| Places::new(places.filter(|places| places.len() == n), n)),
             chunks: vec![None; n],
             counts: vec![0; n],
             present: 0,
@@ -76,12 +81,18 @@ impl Job<'_> {
             is_readable: true,
         };
         for chunk in 0..tile.layout.chunks_per_segment {
-            self.judge_chunk(tile, &mut segment, chunk)?;
+            match segment.packed.is_some() {
+                true => self.judge_packed(tile, &mut segment, chunk)?,
+                false => self.judge_chunk(tile, &mut segment, chunk)?,
+            }
             self.report.bytes += tile.layout.chunk_bytes();
             self.tick();
         }
         self.report.segments += 1;
-        self.seal(tile, &segment)?;
+        match &segment.packed {
+            Some(places) => self.seal_packed(tile, &segment, places)?,
+            None => self.seal(tile, &segment)?,
+        }
         let _ = fadvise(&segment.file, 0, None, Advice::DontNeed); // Only advice: others' pages are worth more.
         Ok(segment.judged())
     }
@@ -170,23 +181,22 @@ impl Job<'_> {
         let zeros = vec![0; (layout.segment_bytes() - data_end) as usize];
         self.put_bytes(segment, data_end, &zeros, "padding zeroed")?;
         let page = page1(layout.frames_per_segment(), tile.shape, tile.pixel);
-        self.put_bytes(segment, SECTOR as u64, &page[..], "page 1 written anew")?;
+        let page0 = Page0 { trailer: segment.trailer(tile), chunks: segment.chunks.clone() };
+        self.put_pages(segment, &page, &page0.encode(layout.frame_bytes))
+    }
+
+    /// Both pages; what page 0 names is durable before it does (I4).
+    pub(super) fn put_pages(
+        &mut self,
+        segment: &Segment,
+        page1: &[u8; SECTOR],
+        page0: &[u8; SECTOR],
+    ) -> Result<(), StorageError> {
+        self.put_bytes(segment, SECTOR as u64, page1, "page 1 written anew")?;
         if !self.plan.is_dry {
-            self.system.sync(&segment.file).context("sync", &segment.path)?; // I4: pixels before the page that names them.
+            self.system.sync(&segment.file).context("sync", &segment.path)?;
         }
-        let first_frame = segment.number * layout.frames_per_segment();
-        let trailer = Trailer {
-            uuid: tile.uuid,
-            tile: tile.id,
-            is_sealed: true,
-            has_gaps: segment.present < segment.present_end.saturating_sub(first_frame),
-            segment: segment.number,
-            first_frame,
-            frames_written: segment.present as u32,
-            frames_per_chunk: layout.frames_per_chunk,
-        };
-        let page = Page0 { trailer, chunks: segment.chunks.clone() }.encode(layout.frame_bytes);
-        if self.put_bytes(segment, 0, &page[..], "page 0 written anew")? {
+        if self.put_bytes(segment, 0, page0, "page 0 written anew")? {
             self.system.sync(&segment.file).context("sync", &segment.path)?;
         }
         Ok(())
@@ -293,6 +303,21 @@ impl TileRepair {
 }
 
 impl Segment {
+    /// The trailer of the segment as it is left: sealed.
+    pub(super) fn trailer(&self, tile: &TileRepair) -> Trailer {
+        let first_frame = self.number * tile.layout.frames_per_segment();
+        Trailer {
+            uuid: tile.uuid,
+            tile: tile.id,
+            is_sealed: true,
+            has_gaps: self.present < self.present_end.saturating_sub(first_frame),
+            segment: self.number,
+            first_frame,
+            frames_written: self.present as u32,
+            frames_per_chunk: tile.layout.frames_per_chunk,
+        }
+    }
+
     /// Without flags: a sealed page without gaps counts its frames. Else a frame of zeros may be dark or missing, and
     /// reads the same.
     fn is_counted(&self, frame: u64, place: usize, frame_bytes: u64) -> bool {
@@ -305,20 +330,25 @@ impl Segment {
     }
 
     fn judged(&self) -> Judged {
-        let entries = (0..).zip(self.chunks.iter().zip(&self.counts));
-        let records = entries.filter_map(|(chunk, (entry, &frames))| {
-            entry.map(|crc32c| ChunkRecord { segment: self.number, chunk, frames, crc32c, epoch: 0, sector: 0 })
+        let place = |chunk: usize| self.packed.as_ref().and_then(|places| places.kept[chunk]);
+        let entries = (0..).zip(self.chunks.iter().zip(&self.counts).enumerate());
+        let records = entries.filter_map(|(chunk, (at, (entry, &frames)))| {
+            let (crc32c, sector) = match place(at) {
+                Some(place) => (place.crc32c, (place.offset / SECTOR as u64) as u32), // As `PackedPage0` has checked.
+                None => ((*entry)?, 0),
+            };
+            Some(ChunkRecord { segment: self.number, chunk, frames, crc32c, epoch: 0, sector })
         });
         Judged { records: records.collect(), present: self.present }
     }
 }
 
-fn is_zero(pixels: &[u8], place: usize, frame_bytes: u64) -> bool {
+pub(super) fn is_zero(pixels: &[u8], place: usize, frame_bytes: u64) -> bool {
     pixels.chunks_exact(frame_bytes as usize).nth(place).is_none_or(|frame| frame.iter().all(|&byte| byte == 0))
 }
 
 /// Reads what is there; beyond the end of a file that was cut there are zeros.
-fn read_at(file: &File, bytes: &mut [u8], offset: u64) -> io::Result<()> {
+pub(super) fn read_at(file: &File, bytes: &mut [u8], offset: u64) -> io::Result<()> {
     let mut range: Range<usize> = 0..bytes.len();
     while !range.is_empty() {
         match file.read_at(&mut bytes[range.clone()], offset + range.start as u64) {

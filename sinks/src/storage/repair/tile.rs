@@ -10,6 +10,7 @@ use ronchi_pipeline::format::{
 use ronchi_pipeline::{Gap, GapReason, Gaps, Layout, PixelType, SigShape};
 use serde_json::json;
 
+use super::packed::decode_page;
 use super::rows::{Row, Table};
 use super::{Job, Tile};
 use crate::storage::chunk_log::ChunkLog;
@@ -26,6 +27,7 @@ pub(super) struct TileRepair {
     pub(super) layout: Layout,
     pub(super) shape: SigShape,
     pub(super) pixel: PixelType,
+    pub(super) is_packed: bool,
     pub(super) log: ChunkLog,
     pub(super) table: Table,
     /// Frames of the series, where it was known before the end.
@@ -112,6 +114,7 @@ impl Job<'_> {
             layout: array.layout,
             shape: array.tile,
             pixel: array.pixel,
+            is_packed: array.is_packed,
             log,
             table: Table::new(reader.base_dir().join("frame_table"), rows_per_file),
             announced,
@@ -134,7 +137,7 @@ impl Job<'_> {
         let mut numbers: BTreeSet<u64> = BTreeSet::new();
         for number in tile.reader.segments()? {
             let path = tile.segment_path(number);
-            let trailer = read_trailer(&path, tile.layout.frame_bytes)?;
+            let trailer = read_trailer(&path, tile)?;
             let is_ours = trailer.is_none_or(|page| tile.is_own(&page, number));
             if number < most && is_ours {
                 numbers.insert(number);
@@ -187,8 +190,10 @@ impl Job<'_> {
     fn put_log(&mut self, tile: &mut TileRepair, mut records: Vec<ChunkRecord>) -> Result<(), StorageError> {
         let path = tile.reader.base_dir().join("chunks.log");
         let log = &tile.log;
-        let is_same =
-            |record: &ChunkRecord| log.chunk(record.segment, record.chunk) == Some((record.frames, record.crc32c));
+        let is_same = |record: &ChunkRecord| match log.versions(record.segment, record.chunk).last() {
+            Some(last) => (last.frames, last.crc32c, last.sector) == (record.frames, record.crc32c, record.sector),
+            None => log.chunk(record.segment, record.chunk) == Some((record.frames, record.crc32c)),
+        };
         let is_whole = log.is_there && log.is_valid() && log.chunk_count() == records.len() as u64;
         if is_whole && records.iter().all(is_same) {
             return Ok(());
@@ -304,9 +309,10 @@ impl TileRepair {
 }
 
 /// Page 0 of a segment, if it holds together.
-fn read_trailer(path: &Path, frame_bytes: u64) -> Result<Option<Page0>, StorageError> {
+fn read_trailer(path: &Path, tile: &TileRepair) -> Result<Option<Page0>, StorageError> {
     let file = std::fs::File::open(path).context("open", path)?;
-    let mut page = [0; ronchi_pipeline::SECTOR_BYTES];
-    let read = std::os::unix::fs::FileExt::read_exact_at(&file, &mut page, 0);
-    Ok(read.ok().and_then(|()| Page0::decode(&page, frame_bytes).ok()))
+    let mut bytes = [0; ronchi_pipeline::SECTOR_BYTES];
+    let read = std::os::unix::fs::FileExt::read_exact_at(&file, &mut bytes, 0).ok();
+    let page = read.and_then(|()| decode_page(&bytes, tile.is_packed, tile.layout.frame_bytes));
+    Ok(page.map(|(page, _)| page))
 }

@@ -7,7 +7,7 @@ use std::path::Path;
 use proptest::prelude::*;
 use ronchi_pipeline::format::{DataSetState, PackedChunk, PackedPage0};
 use ronchi_pipeline::{Region, SigShape};
-use ronchi_sinks::storage::{DiskChoice, Reader, RepairPlan, StorageError, repair};
+use ronchi_sinks::storage::{DiskChoice, Reader, Repair, RepairPlan, StorageError, repair};
 
 use super::rig::{Feed, Rig, Written, check, cut, pixels};
 
@@ -177,17 +177,53 @@ fn damage_is_found() {
     assert!(matches!(read, Err(StorageError::Format { .. })), "{read:?}");
 }
 
-/// Repair leaves compressed data sets as they are, with and without their metadata.
+fn run_repair(path: &Path) -> Repair {
+    let plan = RepairPlan { time: "2026-01-01T00:00:00Z".into(), ..RepairPlan::default() };
+    let done = repair(path, &plan, &mut |_, _| {}).expect("repaired");
+    let found = check(path);
+    assert!(found.is_intact(), "{found:?}\nafter {done:?}");
+    assert_eq!(repair(path, &plan, &mut |_, _| {}).expect("again").change_count, 0, "after {done:?}");
+    done
+}
+
+/// Page 0, log, table, metadata and manifest of a compressed data set are rebuilt, one at a time.
 #[test]
-fn repair_is_refused() {
-    let written = Rig::new(sig(5, 13), "<u2", 3, 4, Some(12)).packed(1).write(&cut(0, 0..12, 3, |_| false));
-    for _ in 0..2 {
-        let plan = RepairPlan { time: "2026-01-01T00:00:00Z".into(), ..RepairPlan::default() };
-        let refused = repair(&written.path, &plan, &mut |_, _| {}).expect_err("not known");
-        assert!(matches!(refused, StorageError::Packed { .. }), "{refused}");
-        assert!(chunks(&written, 0).iter().all(Option::is_some));
-        fs::remove_file(written.path.join("frames/zarr.json")).unwrap_or_default();
+fn repair_rebuilds_what_describes_chunks() {
+    let write = || Rig::new(sig(9, 131), "<u2", 4, 3, Some(30)).packed(1).write(&cut(0, 0..27, 4, |_| false));
+    assert_eq!(run_repair(&write().path).change_count, 0);
+    for lost in ["frames/zarr.json", "chunks.log", "progress.json", "zarr.json", "frame_table"] {
+        let written = write();
+        let path = written.path.join(lost);
+        if path.is_dir() { fs::remove_dir_all(path) } else { fs::remove_file(path) }.expect("removed");
+        let done = run_repair(&written.path);
+        assert_eq!((done.present, done.lost), (27, 0), "without {lost}");
+        let mut bytes = Vec::new();
+        Reader::open(&written.path).expect("data set").read_frames(0, 0..27, &mut bytes).expect("frames");
+        for (frame, got) in (0..).zip(bytes.chunks(2 * 9 * 131)) {
+            assert!(got == pixels(0, frame, 2 * 9 * 131), "frame {frame} without {lost}");
+        }
     }
+    let written = write();
+    let file = File::options().write(true).open(written.path.join("frames/c/0/0/0")).expect("segment");
+    file.write_all_at(&[0xee; 4096], 0).expect("torn");
+    let done = run_repair(&written.path);
+    assert_eq!((done.present, done.lost), (27, 0), "page 0 is torn");
+}
+
+/// A damaged chunk costs its frames, and no others.
+#[test]
+fn repair_gives_up_damaged_chunks_alone() {
+    let written = Rig::new(sig(9, 131), "<u2", 4, 3, Some(24)).packed(1).write(&cut(0, 0..24, 4, |_| false));
+    let chunk = chunks(&written, 0)[1].expect("a chunk");
+    let file = File::options().write(true).open(written.path.join("frames/c/0/0/0")).expect("segment");
+    file.write_all_at(&[0x11; 4], chunk.offset + 40).expect("damaged");
+    let done = run_repair(&written.path);
+    assert_eq!((done.present, done.lost), (20, 4));
+    let flags = Reader::open(&written.path).expect("data set").flags(0, 0..24).expect("flags");
+    assert_eq!(
+        flags.iter().enumerate().filter(|(_, flag)| **flag != 0).map(|(f, _)| f).collect::<Vec<_>>(),
+        [4, 5, 6, 7]
+    );
 }
 
 proptest! {
