@@ -80,7 +80,9 @@ impl Receiver {
         let acquisitions =
             Arc::new(Acquisitions::new(plan.clone(), options.exact_name, Arc::clone(&board), counters.clone(), finish));
         let writer = match writer_plan.zip(disk) {
-            Some((writer_plan, disk)) => Some(start_writer(writer_plan, disk, &queues.raw, &acquisitions)?),
+            Some((writer_plan, disk)) => {
+                Some(start_writer(writer_plan, disk, &queues.raw, &acquisitions, &options.stop)?)
+            }
             None => None,
         };
         let (summaries_in, summaries) = bounded(FINISHING_MAX);
@@ -305,9 +307,14 @@ fn start_writer(
     (disk, report): (Box<dyn Disk>, WriterReport),
     raw: &Queue<Event>,
     acquisitions: &Arc<Acquisitions>,
+    stop: &Arc<AtomicBool>,
 ) -> Result<Writer> {
     let (lookup, stored) = (Arc::clone(acquisitions), Arc::clone(acquisitions));
-    let open = Box::new(move |series: &Arc<Series>| lookup.data_set_of(series));
+    let guard = StopOnPanic(Arc::clone(stop));
+    let open = Box::new(move |series: &Arc<Series>| {
+        let _lives_with_the_writer = &guard;
+        lookup.data_set_of(series)
+    });
     let ended = Box::new(move |tile| stored.stored(tile));
     Ok(Writer::spawn_on(disk, report, plan, raw.clone(), open, ended)?)
 }
@@ -402,6 +409,18 @@ impl Drop for StopOthers<'_> {
     fn drop(&mut self) {
         if self.is_armed {
             self.stop.store(true, Ordering::SeqCst);
+        }
+    }
+}
+
+/// Stops the links when the writer's thread panics: while no frames come, they would not notice.
+struct StopOnPanic(Arc<AtomicBool>);
+
+impl Drop for StopOnPanic {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            tracing::error!("the writer panicked: nothing can be recorded any more");
+            self.0.store(true, Ordering::SeqCst);
         }
     }
 }

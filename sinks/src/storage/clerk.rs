@@ -138,7 +138,6 @@ impl Clerk {
     pub(super) fn answer(&mut self, patience: Duration) -> Result<Option<Answer>, Dead> {
         match &mut self.hands {
             Hands::Caller { jobs, is_failing } => Ok(jobs.pop_front().and_then(|job| perform(job, is_failing))),
-            Hands::Thread { .. } if patience.is_zero() => Ok(self.answers.try_recv().ok()),
             Hands::Thread { .. } => match self.answers.recv_timeout(patience) {
                 Ok(answer) => Ok(Some(answer)),
                 Err(RecvTimeoutError::Timeout) => Ok(None),

@@ -333,7 +333,7 @@ impl Session {
                 self.turn(GLANCE);
             } else {
                 self.turn(Duration::ZERO);
-                self.wait_for_clerk();
+                self.hear_clerk(PEEK);
             }
         }
         let mut out = Vec::new();
@@ -367,9 +367,7 @@ impl Session {
 
     /// One round of everything that is due; waits up to `patience` for a completion.
     fn turn(&mut self, patience: Duration) {
-        while let Ok(Some(answer)) = self.clerk.answer(Duration::ZERO) {
-            self.answered(answer);
-        }
+        while self.hear_clerk(Duration::ZERO) {}
         self.take_packed(Duration::ZERO);
         self.tick();
         self.advance();
@@ -379,7 +377,7 @@ impl Session {
         } else if self.is_packing() {
             self.take_packed(patience.min(GLANCE));
         } else if !patience.is_zero() {
-            self.wait_for_clerk();
+            self.hear_clerk(PEEK);
         }
         if !done.is_empty() {
             done.into_iter().for_each(|done| self.settle(done));
@@ -398,10 +396,14 @@ impl Session {
         self.pump();
     }
 
-    fn wait_for_clerk(&mut self) {
-        match self.clerk.answer(PEEK) {
-            Ok(Some(answer)) => self.answered(answer),
-            Ok(None) => {}
+    /// Takes an answer of the clerk, waiting up to `patience` for it; whether there was one.
+    fn hear_clerk(&mut self, patience: Duration) -> bool {
+        match self.clerk.answer(patience) {
+            Ok(Some(answer)) => {
+                self.answered(answer);
+                true
+            }
+            Ok(None) => false,
             Err(Dead) => panic!("the clerk thread of the writer has died: no files can be made"),
         }
     }
