@@ -229,6 +229,15 @@ impl Job<'_> {
     }
 }
 
+/// Whether the trailer of an unsealed page counts as many frames as the index calls whole. A power cut may leave a newer
+/// index, which counts missing frames as zeros when it is the final one, beside an older trailer: each half has a checksum
+/// of its own.
+fn is_of_one_write(page: &Page0) -> bool {
+    let k = u64::from(page.trailer.frames_per_chunk);
+    let named: u64 = page.chunks.iter().flatten().map(|&crc| if crc == 0 { 1 } else { k }).sum();
+    !page.trailer.is_sealed && named <= u64::from(page.trailer.frames_written)
+}
+
 impl TileRepair {
     /// How the chunk's checksum compares with what is written of it (I1).
     fn proof(&self, segment: &Segment, chunk: u32, crc: u32) -> Proof {
@@ -237,7 +246,7 @@ impl TileRepair {
         let page = segment.page.as_ref().filter(|page| page.chunks[chunk as usize] == Some(crc) && crc != 0);
         match (page, logged) {
             (_, Some((count, _))) if is_full(count) => Proof::Whole,
-            (Some(page), _) if !page.trailer.is_sealed => Proof::Whole,
+            (Some(page), _) if is_of_one_write(page) => Proof::Whole,
             (None, None) => Proof::Frames,
             _ => Proof::Flags,
         }

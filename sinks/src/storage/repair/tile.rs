@@ -186,6 +186,17 @@ impl Job<'_> {
         Ok(unused.len() as u64)
     }
 
+    /// Files of the table behind the last frame: made for frames that are not there.
+    fn remove_rows_behind(&mut self, directory: &Path, file_count: u64) -> Result<(), StorageError> {
+        if !directory.exists() {
+            return Ok(());
+        }
+        for number in files::numbered(directory)?.into_iter().filter(|&number| number >= file_count) {
+            self.remove(&directory.join(number.to_string()), "removed: it is behind the last frame")?;
+        }
+        Ok(())
+    }
+
     /// The log names every chunk as page 0 does; it is written anew when it does not.
     fn put_log(&mut self, tile: &mut TileRepair, mut records: Vec<ChunkRecord>) -> Result<(), StorageError> {
         let path = tile.reader.base_dir().join("chunks.log");
@@ -211,6 +222,7 @@ impl Job<'_> {
             if !self.plan.is_dry {
                 files::create_dirs(&self.system, &dir.join(name).join("c"))?;
             }
+            self.remove_rows_behind(&dir.join(name).join("c"), array.frame_count.div_ceil(tile.rows_per_file))?;
         }
         self.put_json(&dir.join("zarr.json"), &group_json(json!({})))
     }
