@@ -13,6 +13,8 @@ use tempfile::TempDir;
 use super::rig::{Rig, Written, cut, tempdir};
 
 const MIB: u64 = 1 << 20;
+/// The log and the columns of the frame table.
+const SMALL_FILES: usize = 5;
 const DISK_BYTES: u64 = 12 * MIB;
 /// Frames of 8 KiB, 64 in a segment.
 const DETECTOR: SigShape = SigShape { height: 64, width: 64 };
@@ -153,11 +155,26 @@ fn recording_stops_at_the_reserve() {
     }
 }
 
-/// Takes all space that is left when the third segment is attached.
+/// Takes all space that is left once three segments and the files of the frame table are there.
 struct Crowded {
     disk: Box<dyn Disk>,
     ballast: PathBuf,
-    attached: usize,
+    segments: usize,
+    small_files: usize,
+    is_crowded: bool,
+}
+
+impl Crowded {
+    fn crowd(&self) {
+        let ballast = File::create(&self.ballast).expect("ballast");
+        let (mut size, mut step) = (0, MIB);
+        while step >= 1024 {
+            match fallocate(&ballast, FallocateFlags::empty(), size, step) {
+                Ok(()) => size += step,
+                Err(_) => step /= 2,
+            }
+        }
+    }
 }
 
 impl Disk for Crowded {
@@ -171,23 +188,21 @@ impl Disk for Crowded {
         self.disk.in_flight()
     }
     fn attach(&mut self, file: File) -> DiskFile {
-        self.attached += 1;
-        if self.attached == 3 {
-            let ballast = File::create(&self.ballast).expect("ballast");
-            let (mut size, mut step) = (0, MIB);
-            while step >= 1024 {
-                match fallocate(&ballast, FallocateFlags::empty(), size, step) {
-                    Ok(()) => size += step,
-                    Err(_) => step /= 2,
-                }
-            }
-        }
+        self.segments += 1;
         self.disk.attach(file)
+    }
+    fn attach_plain(&mut self, file: File) -> DiskFile {
+        self.small_files += 1;
+        self.disk.attach_plain(file)
     }
     fn detach(&mut self, file: DiskFile) {
         self.disk.detach(file);
     }
     fn submit(&mut self, op: Op) {
+        if !self.is_crowded && self.segments >= 3 && self.small_files >= SMALL_FILES {
+            self.is_crowded = true;
+            self.crowd();
+        }
         self.disk.submit(op);
     }
     fn reap(&mut self, patience: std::time::Duration, done: &mut Vec<Done>) {
@@ -203,7 +218,9 @@ fn a_disk_without_a_byte() {
         let mut rig = disk.rig(Some(1024), 0);
         let ballast = disk.dir.path().join("ballast");
         let path = ballast.clone();
-        rig.wrap = Some(Box::new(move |disk| Box::new(Crowded { disk, ballast: path, attached: 0 })));
+        rig.wrap = Some(Box::new(move |disk| {
+            Box::new(Crowded { disk, ballast: path, segments: 0, small_files: 0, is_crowded: false })
+        }));
         let before_the_end = ballast.clone();
         rig.during = Some(Box::new(move |_| fs::remove_file(before_the_end).expect("ballast")));
         let written = rig.write(&cut(0, 0..1024, 4, |_| false));
