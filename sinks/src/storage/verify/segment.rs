@@ -384,9 +384,7 @@ impl Audit<'_> {
         let is_promised = match self.condition {
             Condition::Running => true,
             // Frames that were lost, or on their way, may be named here already: their rows come later.
-            Condition::Died => {
-                frames.end <= segment.subject.promised && (is_sealed || present == frames.end - frames.start)
-            }
+            Condition::Died => frames.end <= segment.subject.promised && present == frames.end - frames.start,
             _ => segment.is_settled || !may_be_refused,
         };
         match (found == crc, is_known, is_promised) {

@@ -34,7 +34,7 @@ pub(crate) enum Trouble {
 }
 
 /// What every durable step is made of, before and after.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Step {
     BeforeWrite,
     AfterWrite,

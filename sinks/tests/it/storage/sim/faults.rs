@@ -97,3 +97,22 @@ fn every_named_step() {
         }
     }
 }
+
+/// With real threads: wherever writer or clerk panic, the writer ends, says so, and what it had promised is there.
+#[test]
+fn a_panic_anywhere_ends_the_writer() {
+    let mut hits = 0;
+    for step in Step::ALL {
+        for nth in [2, 6, 11, 17] {
+            let broken = script("seams", Trouble::At(step, nth + u32::from(step < Step::BeforeAck) * 5, Act::Panic));
+            let (run, result) = broken.run_threads();
+            let Some(hit) = run.record.hit.clone() else { continue };
+            hits += 1;
+            assert!(result.is_err(), "{step:?} of {hit}: the writer ends as if nothing had happened");
+            assert!(run.ends.is_empty(), "{step:?} of {hit}: {:?}", run.ends);
+            let ledger = super::Ledger::new(&run, false);
+            check_promises(&Case { script: broken, run, ledger }, &hit);
+        }
+    }
+    assert!(hits > 20, "only {hits} panics");
+}

@@ -223,6 +223,40 @@ impl Script {
         Run { record: record.take(), series, ends, is_cut_short }
     }
 
+    /// Runs it with all its threads, and says whether the writer ended by itself. The steps differ from time to time.
+    pub(crate) fn run_threads(&self) -> (Run, Result<(), String>) {
+        let mut rig = self.rig();
+        rig.plan.publish_interval = Duration::from_micros(50);
+        rig.plan.sync_interval = Duration::from_micros(100);
+        let record = Shared::new(Record::new(rig.dir.path()));
+        let files: Arc<dyn FileSystem> = Arc::new(SimFiles::new(record.clone(), self.trouble));
+        let series: Vec<_> = (0..rig.regions.len()).map(|link| rig.series(link)).collect();
+        let data_set = DataSet::create_on(files, rig.dir.path(), &rig.new_data_set(&series)).expect("new");
+        let data_set = Arc::new(data_set);
+        record.lock().watch(data_set.watermarks());
+        let disk = SimDisk::new(record.clone(), Arc::new(SimClock::new(false)), Dice::new(1), self.trouble);
+        let (events, queue) = crossbeam_channel::bounded(4);
+        let (ended, ends) = std::sync::mpsc::channel();
+        let opened = Arc::clone(&data_set);
+        let open = Box::new(move |_: &Arc<Series>| Ok(Arc::clone(&opened)));
+        let hear = Box::new(move |end: TileEnd| ended.send(end).expect("test waits"));
+        let (_, mut report) = rig.plan.choose_disk().expect("disk");
+        report.is_direct = false;
+        let plan = rig.plan.clone();
+        let writer = Writer::spawn_on(Box::new(disk), report, plan, queue, open, hear).expect("writer");
+        for (event, word) in self.events(&rig, &series) {
+            word.into_iter().for_each(|word| record.lock().say(word));
+            if events.send(event).is_err() {
+                break; // As a receive loop ends.
+            }
+        }
+        drop(events);
+        let result = writer.join();
+        record.lock().step();
+        let is_cut_short = result.is_err();
+        (Run { record: record.take(), series, ends: ends.try_iter().collect(), is_cut_short }, result)
+    }
+
     fn check_ends(&self, ends: &[TileEnd]) {
         assert!(ends.iter().all(|end| end.law.holds), "{}: {ends:?}", self.name);
         let known = |gap: Gap| {

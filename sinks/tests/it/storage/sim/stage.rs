@@ -52,4 +52,25 @@ impl Stage {
         }
         self.shown = image;
     }
+    /// What the directory looks like after somebody else has worked on it. It is not shown anything afterwards.
+    pub(crate) fn load(&self) -> Image {
+        let mut image = Image::new();
+        self.load_below(Path::new(""), &mut image);
+        image
+    }
+
+    fn load_below(&self, directory: &Path, image: &mut Image) {
+        for entry in fs::read_dir(self.dir.path().join(directory)).expect("listed").flatten() {
+            let path = directory.join(entry.file_name());
+            let kind = entry.file_type().expect("a kind");
+            if kind.is_dir() {
+                image.insert(path.clone(), Entry::Dir);
+                self.load_below(&path, image);
+            } else if kind.is_symlink() {
+                image.insert(path, Entry::Link(fs::read_link(entry.path()).expect("a link")));
+            } else {
+                image.insert(path, Entry::File(fs::read(entry.path()).expect("read")));
+            }
+        }
+    }
 }
