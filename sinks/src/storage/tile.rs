@@ -9,6 +9,7 @@
 //! - I5: table and log only describe: when the disk refuses them, the tile ends as failed, but pixels are recorded on.
 
 mod marks;
+mod rows;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::ops::Range;
@@ -23,9 +24,10 @@ use super::disk::{Action, Bytes, Disk, DiskFile, Op, Purpose, Tag};
 use super::error::StorageError;
 use super::packed::Packed;
 use super::packer::{PackDone, Packer};
-use super::segment::{FrameState, Segment, Settled};
+use super::segment::{FrameState, Segment};
 use super::space;
 use super::table::FrameTable;
+use rows::Untold;
 
 /// Failed rewrites of page 0 in a row after which the segment is given up.
 const PAGE_FAILURES_MAX: u8 = 3;
@@ -49,13 +51,6 @@ struct Cycle {
     segment: Option<u64>,
     goal: Goal,
     phase: Phase,
-}
-
-/// Frames of which the frame table is still to tell durably.
-struct Untold {
-    frames: Range<u64>,
-    /// Lost by a failed sync (I4); else they came after all.
-    is_lost: bool,
 }
 
 /// What of the plan a tile needs.
@@ -306,29 +301,6 @@ impl Tile {
         }
     }
 
-    fn settle(&mut self, number: u64, settled: Vec<Settled>) {
-        let first = number * self.series.layout.frames_per_segment();
-        for Settled { frames, records, is_failed } in settled {
-            if !is_failed {
-                self.push_rows(first + frames.start as u64, &records);
-                self.written_count += frames.len() as u64;
-                LinkCounters::add(&self.counters.written_frames, frames.len() as u64);
-            }
-        }
-    }
-
-    fn push_rows(&mut self, first: u64, records: &[FrameRecord]) {
-        if self.late.is_empty() || first >= self.durable {
-            return self.table.push(first, records);
-        }
-        for (frame, record) in (first..).zip(records) {
-            match self.late.get_mut(&frame).filter(|_| frame < self.durable) {
-                Some(waiting) => *waiting = Some(*record),
-                None => self.table.push(frame, std::slice::from_ref(record)),
-            }
-        }
-    }
-
     /// Notes the result of an operation.
     pub(super) fn finish(&mut self, tag: Tag, bytes: u64, error: Option<&str>, out: &mut Vec<Op>) {
         LinkCounters::add(&self.counters.written_bytes, bytes);
@@ -564,37 +536,6 @@ impl Tile {
             self.close_segment(number, disk);
         }
         self.publish_progress();
-    }
-
-    /// Late frames are durable now: they no longer count as missing, once rows of them that waited are durable, too.
-    fn welcome_late(&mut self, first: u64, frames: &[Range<usize>]) {
-        if self.late.is_empty() {
-            return;
-        }
-        for frame in frames.iter().cloned().flatten().map(|place| first + place as u64) {
-            match self.late.remove(&frame) {
-                None => {}
-                Some(None) => self.missing -= 1,
-                Some(Some(record)) => {
-                    self.table.push(frame, &[record]);
-                    self.untold.push(Untold { frames: frame..frame + 1, is_lost: false });
-                }
-            }
-        }
-    }
-
-    fn poison(&mut self, number: u64, reason: String) {
-        let first = number * self.series.layout.frames_per_segment();
-        let Some(segment) = self.open.get_mut(&number) else { return };
-        self.error.get_or_insert_with(|| reason.clone());
-        for range in segment.poison_with(reason) {
-            let passed =
-                (first + range.start as u64..first + range.end as u64).take_while(|frame| *frame < self.visible);
-            self.missing += passed.filter(|frame| self.late.remove(frame).is_none()).count() as u64;
-            self.table.push_missing(first + range.start as u64, range.len() as u64);
-            let frames = first + range.start as u64..first + range.end as u64;
-            self.untold.push(Untold { frames, is_lost: true });
-        }
     }
 
     /// Forgets a segment that is sealed or given up, and remembers which of its frames are durable.

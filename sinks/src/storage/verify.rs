@@ -26,6 +26,7 @@ mod records;
 mod report;
 mod rows;
 mod segment;
+mod trailer;
 
 use std::ops::Range;
 use std::path::Path;

@@ -31,20 +31,20 @@ type Page = [u8; SECTOR_BYTES];
 type PageAndPlaces = (Page0, Option<Vec<Option<PackedChunk>>>);
 
 /// A segment while it is checked.
-struct Segment<'a> {
-    subject: &'a Subject,
+pub(super) struct Segment<'a> {
+    pub(super) subject: &'a Subject,
     file: File,
     number: u64,
-    page: Page0,
+    pub(super) page: Page0,
     /// Where its chunks lie, if it is a packed one.
-    places: Option<Vec<Option<PackedChunk>>>,
+    pub(super) places: Option<Vec<Option<PackedChunk>>>,
     /// Its frames, clipped to what the flags can say for sure.
     frames: Range<u64>,
     /// Frames present by their flags, and one after the last of them.
-    present: u64,
-    present_end: u64,
+    pub(super) present: u64,
+    pub(super) present_end: u64,
     /// Chunks of a finished data set keep their checksums even where the disk refused frames of them.
-    is_settled: bool,
+    pub(super) is_settled: bool,
     join: CrcJoin,
 }
 
@@ -509,48 +509,6 @@ impl Audit<'_> {
         }
         buffers.take_checksums(segment);
         Some(found)
-    }
-
-    /// Counts and flags of the trailer against the frame table.
-    fn check_trailer(&mut self, segment: &Segment<'_>, name: &Path) {
-        let Trailer { is_sealed, has_gaps, frames_written, first_frame, .. } = segment.page.trailer;
-        let n = segment.subject.tile.array.layout.frames_per_segment();
-        let (found, present) = (u64::from(frames_written), segment.present);
-        if !self.condition.is_finished() || !is_sealed || !segment.is_settled {
-            if found < present || found > n {
-                let expected = format_args!("{present} (by their flags) to {n}");
-                self.report.flaw(name, "frames present in the trailer", found, expected);
-            }
-            self.check_complete_chunks(segment, name);
-            let is_empty = segment.page.chunks.iter().all(Option::is_none);
-            let may_be_open = !self.condition.is_finished() || self.condition == Condition::Failed;
-            if !is_sealed && !is_empty && !may_be_open {
-                self.report.flaw(name, "flags of the trailer", "not sealed", "sealed: the data set is finished");
-            }
-            return;
-        }
-        if found != present {
-            let expected = format_args!("{present}, by their flags");
-            self.report.flaw(name, "frames present in the trailer", found, expected);
-        }
-        let is_holed = present < segment.present_end.saturating_sub(first_frame);
-        if has_gaps != is_holed {
-            self.report.flaw(name, "flag of gaps in the trailer", has_gaps, format_args!("{is_holed}, by their flags"));
-        }
-    }
-}
-
-impl Audit<'_> {
-    /// In an unsealed segment a checksum means that all frames of its chunk are there: the trailer counts them.
-    fn check_complete_chunks(&mut self, segment: &Segment<'_>, name: &Path) {
-        let Trailer { is_sealed, frames_written, frames_per_chunk, .. } = segment.page.trailer;
-        let frames =
-            segment.page.chunks.iter().flatten().map(|&crc| if crc == 0 { 1 } else { u64::from(frames_per_chunk) });
-        let least: u64 = frames.sum();
-        if !is_sealed && segment.places.is_none() && u64::from(frames_written) < least {
-            let expected = format_args!("{least} at least, as chunks have checksums");
-            self.report.flaw(name, "frames present in the trailer", frames_written, expected);
-        }
     }
 }
 

@@ -86,25 +86,35 @@ pub(crate) struct Crash<'a> {
     at: usize,
     dice: Dice,
     mood: Mood,
+    /// Files with this in their path are as new as can be, and all others as old.
+    kept: Option<&'static str>,
     pub(crate) fates: Fates,
 }
+
+const KEEP: Mood = [1, 0, 0, 0];
+const DROP: Mood = [0, 1, 0, 0];
 
 impl<'a> Crash<'a> {
     /// Everything that is left open is decided by the seed.
     pub(crate) fn new(record: &'a Record, mode: Mode, at: usize, seed: u64) -> Self {
         let mut dice = Dice::new(seed);
         let mood = MOODS[dice.below(MOODS.len() as u64) as usize];
-        Self { record, mode, at, dice, mood, fates: Fates::default() }
+        Self { record, mode, at, dice, mood, kept: None, fates: Fates::default() }
+    }
+
+    /// As [`Self::new`], with nothing left open: all that is not durable is lost, but for files like this one.
+    pub(crate) fn keeping(record: &'a Record, at: usize, kept: &'static str) -> Self {
+        Self { kept: Some(kept), mood: DROP, dice: Dice::new(0), ..Self::new(record, Mode::Honest, at, 0) }
     }
 
     /// As [`Self::new`], with nothing left open: all that is not durable is lost.
     pub(crate) fn losing_all(record: &'a Record, at: usize) -> Self {
-        Self { mood: [0, 1, 0, 0], dice: Dice::new(0), ..Self::new(record, Mode::Honest, at, 0) }
+        Self { mood: DROP, dice: Dice::new(0), ..Self::new(record, Mode::Honest, at, 0) }
     }
 
     /// As [`Self::new`], with everything kept: the process died, not the machine.
     pub(crate) fn keeping_all(record: &'a Record) -> Self {
-        Self { mood: [1, 0, 0, 0], dice: Dice::new(0), ..Self::new(record, Mode::Honest, record.steps, 0) }
+        Self { mood: KEEP, dice: Dice::new(0), ..Self::new(record, Mode::Honest, record.steps, 0) }
     }
 
     /// After how many steps.
@@ -139,12 +149,13 @@ impl<'a> Crash<'a> {
     }
 
     fn find(&mut self, node: Node, path: &Path, image: &mut Image) {
-        for (name, child) in self.names(node) {
+        for (name, child) in self.names(node, path) {
             let path = path.join(name);
             let (whole, own) = (self.mood, self.dice.below(MOODS.len() as u64 * 2) as usize);
             if let Some(&mood) = MOODS.get(own).filter(|_| whole.iter().filter(|&&weight| weight > 0).count() > 1) {
                 self.mood = mood; // Some files fare differently.
             }
+            self.mood = self.mood_of(&path);
             match &self.record.kinds[child] {
                 Kind::Dir => {
                     image.insert(path.clone(), Entry::Dir);
@@ -162,7 +173,16 @@ impl<'a> Crash<'a> {
         }
     }
 
-    fn names(&mut self, directory: Node) -> BTreeMap<String, Node> {
+    /// How a file fares.
+    fn mood_of(&self, path: &Path) -> Mood {
+        match self.kept {
+            Some(kept) if path.to_string_lossy().contains(kept) => KEEP,
+            Some(_) => DROP,
+            None => self.mood,
+        }
+    }
+
+    fn names(&mut self, directory: Node, path: &Path) -> BTreeMap<String, Node> {
         let record = self.record;
         let all = record.changes.get(&directory).map_or(&[][..], Vec::as_slice);
         let mut groups: BTreeMap<&str, Vec<&Change>> = BTreeMap::new();
@@ -170,7 +190,8 @@ impl<'a> Crash<'a> {
             groups.entry(change.what.group()).or_default().push(change);
         }
         let mut names = BTreeMap::new();
-        for changes in groups.values() {
+        for (group, changes) in groups {
+            self.mood = self.mood_of(&path.join(group));
             let durable = changes.iter().filter(|change| self.is_durable(change.durable)).count();
             let reach = self.reach(durable, changes.len());
             for (at, change) in changes.iter().enumerate() {
