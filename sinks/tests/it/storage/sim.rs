@@ -20,6 +20,7 @@ use std::path::Path;
 use ronchi_sinks::storage::{Depth, Flaw, Reader, RepairPlan, Verification, repair, verify};
 
 use self::crash::{Crash, Fates, Image, Mode};
+use self::disk::Trouble;
 use self::ledger::Ledger;
 use self::scripts::{Run, Script, scripts};
 use self::stage::Stage;
@@ -131,8 +132,15 @@ fn excuse(script: &Script, found: &Verification) -> Result<(), String> {
     let is_excused = |flaw: &&Flaw| {
         // Half of page 0 may be new; behind the last frame of a segment is part of a sector that was being written.
         let is_torn = flaw.what == "frames present in the trailer" || flaw.what.starts_with("padding");
+        // A sector of a refused write may hold anything, also behind the frames it was for; a refused sync may leave
+        // page 0 longer than its file.
+        let is_refused = match script.trouble {
+            Trouble::Write(_) => flaw.expected.contains("nothing was written there"),
+            Trouble::Sync(_) => script.is_packed && flaw.what == "place of a chunk",
+            _ => false,
+        };
         // The lock gets its name with the manifest, or just after.
-        is_torn || flaw.file == Path::new(".lock")
+        is_torn || is_refused || flaw.file == Path::new(".lock")
     };
     match found.flaws.iter().find(|flaw| !is_excused(flaw)) {
         Some(flaw) if !script.is_undescribed() => Err(format!("verify: {flaw}")),
