@@ -111,3 +111,18 @@ def test_missing_frames_are_zeros_and_flagged(folder, signal):
     status, printed, _ = harness.ronchi("verify", "--json", data.path)
     assert status == 0, printed
     assert json.loads(printed)
+
+
+def test_exports_and_replays_are_right(folder, scan):
+    """What goes through recorded frames decompresses them; companions, which point into segments, are not made."""
+    out = folder / "out.ronchi"
+    with scan.simulator() as detector:
+        harness.record(detector, out, *scan.arguments, *COMPRESS)
+    assert not (out / "scan.nxs").exists() and not (out / "frames4d").exists()
+    status, printed, errors = harness.ronchi("export", out, "--to", folder / "frames.npy", "--order", "frames")
+    assert status == 0, printed + errors
+    scans.assert_same_frames(np.load(folder / "frames.npy"), scan.frames)
+    again = folder / "again.ronchi"
+    status, printed, errors = harness.ronchi("record", f"replay:{out}", "--out", again, "--reserve-gib", 0)
+    assert status == 0, printed + errors
+    scans.assert_same_frames(by_zarr(DataSet(again), 0, len(scan.frames)), scan.frames)

@@ -22,7 +22,6 @@ mod disk;
 mod error;
 mod file_system;
 mod files;
-mod packed;
 mod packer;
 mod plan;
 mod pwrite;

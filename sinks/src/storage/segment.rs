@@ -14,6 +14,7 @@
 //! At most [`SEAMS_MAX`] seams wait for their missing bytes; beyond, the oldest is written as it is and a frame that
 //! would need it afterwards is refused.
 
+mod packed;
 mod publication;
 
 use std::collections::{BTreeMap, HashMap};
@@ -22,9 +23,8 @@ use std::ops::Range;
 use ronchi_pipeline::{Block, DATA_OFFSET, FrameFlag, FrameRecord, Layout, SECTOR_BYTES};
 
 use super::disk::{Action, Bytes, DiskFile, Op, Page, Purpose, Tag};
-use super::packed::{Fate, Packed};
-use super::packer::PackDone;
 use super::tile::Goal;
+pub(super) use packed::Packed;
 
 /// Most seams in memory per segment: 16 MiB.
 const SEAMS_MAX: usize = 4096;
@@ -158,24 +158,6 @@ impl Segment {
         }
     }
 
-    /// Whether a block can be taken without waiting for buffers.
-    pub(super) fn is_ready_for(&mut self, block: &Block) -> bool {
-        self.poison.is_some() || self.packed.as_mut().is_none_or(|packed| packed.is_ready_for(block))
-    }
-
-    /// Why a frame that is refused came too late.
-    pub(super) fn too_late(&self) -> &'static str {
-        match self.packed {
-            Some(_) => "frames came too late for their chunk",
-            None => "frames came too late for their shared sectors",
-        }
-    }
-
-    /// Bytes of the file that are in use, where that is less than its full length.
-    pub(super) fn packed_end(&self) -> Option<u64> {
-        self.packed.as_ref().map(Packed::end)
-    }
-
     pub(super) fn first_frame(&self) -> u64 {
         self.number * self.layout.frames_per_segment()
     }
@@ -280,45 +262,6 @@ impl Segment {
             self.fill_seam(number, whole.end..disk.end, bytes(whole.end..disk.end), out);
         }
         None
-    }
-
-    /// Hands chunks that are due to compression, as far as there is room.
-    pub(super) fn pump(&mut self, out: &mut Vec<Op>) {
-        let stored = self.packed.as_mut().map(Packed::pump).unwrap_or_default();
-        for done in stored {
-            self.packed(done, out);
-        }
-    }
-
-    /// A chunk is compressed and goes to the disk. Where nothing is written any more, returns what is lost.
-    pub(super) fn packed(&mut self, done: PackDone, out: &mut Vec<Op>) -> Vec<Settled> {
-        let version = done.key.version;
-        if self.poison.is_some() {
-            return self.finish_version(version, false);
-        }
-        if let Some((offset, bytes)) = self.packed.as_mut().and_then(|packed| packed.packed(done)) {
-            self.push_write(offset, bytes, Purpose::Part(version), out);
-        }
-        Vec::new()
-    }
-
-    fn finish_version(&mut self, version: u32, is_ok: bool) -> Vec<Settled> {
-        let Self { packed: Some(packed), parts, .. } = self else { return Vec::new() };
-        match packed.finish(version, is_ok, |part| parts.get(&part).map(|part| part.frames.clone())) {
-            Fate::Settled(parts) => parts.into_iter().filter_map(|part| self.finish_part(part, is_ok)).collect(),
-            Fate::Waits => Vec::new(),
-        }
-    }
-
-    /// Whether page 0 must wait for a sync before it is final.
-    pub(super) fn has_unsynced(&self) -> bool {
-        self.packed.as_ref().is_some_and(Packed::has_unsynced)
-    }
-
-    /// The sync has ended well that was begun with [`Self::take_published`]: page 0 may name what it covers.
-    pub(super) fn synced(&mut self) -> Vec<Settled> {
-        let parts = self.packed.as_mut().map(Packed::synced).unwrap_or_default();
-        parts.into_iter().filter_map(|part| self.finish_part(part, true)).collect()
     }
 
     fn part(&mut self, number: u32) -> &mut Part {

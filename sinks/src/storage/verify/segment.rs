@@ -1,5 +1,7 @@
 //! Segments: identity, both pages, length, every chunk, and zeros where nothing was written.
 
+mod packed;
+
 use std::fs::{self, File};
 use std::io;
 use std::ops::Range;
@@ -7,7 +9,7 @@ use std::os::unix::fs::FileExt as _;
 use std::path::Path;
 use std::time::Duration;
 
-use ronchi_pipeline::format::{FormatError, FramesArray, PackedChunk, PackedPage0, Page0, Trailer, page1, uuid_text};
+use ronchi_pipeline::format::{FormatError, PackedChunk, Page0, Trailer, page1, uuid_text};
 use ronchi_pipeline::{CrcJoin, DATA_OFFSET, FrameFlag, SECTOR_BYTES, crc32c};
 
 use super::ahead::Ahead;
@@ -18,6 +20,7 @@ use crate::storage::error::Context as _;
 use crate::storage::reader::Condition;
 use crate::storage::table;
 use crate::storage::unpack::Unpacker;
+use packed::{PageAndPlaces, decode_page0};
 
 /// Pages 0 and 1.
 pub(super) const PAGES_BYTES: u64 = 2 * SECTOR_BYTES as u64;
@@ -28,7 +31,6 @@ const PAGE_PAUSE: Duration = Duration::from_millis(2);
 const SECTOR: usize = SECTOR_BYTES;
 
 type Page = [u8; SECTOR_BYTES];
-type PageAndPlaces = (Page0, Option<Vec<Option<PackedChunk>>>);
 
 /// A segment while it is checked.
 pub(super) struct Segment<'a> {
@@ -165,23 +167,6 @@ impl Audit<'_> {
         }
         self.check_trailer(&segment, &name);
         is_sealed
-    }
-
-    /// Chunks of a packed segment lie inside the file and apart from each other.
-    fn check_places(&mut self, places: &[Option<PackedChunk>], bytes: u64, name: &Path) {
-        let mut sorted: Vec<&PackedChunk> = places.iter().flatten().collect();
-        sorted.sort_unstable_by_key(|chunk| chunk.offset);
-        let mut from = DATA_OFFSET;
-        // Page 0 may name a chunk before its file is so long, and may be all that a power cut left of it.
-        let bytes = if self.condition.is_finished() { bytes } else { u64::MAX };
-        for chunk in sorted {
-            if chunk.offset < from || chunk.end() > bytes {
-                let found = format_args!("{} bytes at {}", chunk.stored_bytes, chunk.offset);
-                self.report.flaw(name, "place of a chunk", found, format_args!("from {from} on, before {bytes}"));
-                return;
-            }
-            from = chunk.end();
-        }
     }
 
     /// The HDF5 face follows from the array's metadata, byte for byte; a packed segment has none.
@@ -482,34 +467,6 @@ impl Audit<'_> {
             .ok()?;
         Some(buffers.take_checksums(segment))
     }
-
-    fn read_packed(
-        &mut self,
-        segment: &Segment<'_>,
-        (chunk, frames): (u32, &Range<u64>),
-        place: &PackedChunk,
-        buffers: &mut Buffers,
-        name: &Path,
-    ) -> Option<u32> {
-        let chunk_bytes = segment.subject.tile.array.layout.chunk_bytes();
-        self.report.bytes += place.stored_bytes;
-        buffers.unpacked.resize(chunk_bytes as usize, 0);
-        let loaded = buffers.unpacker.load(&segment.file, place);
-        let found = loaded
-            .map_err(|error| {
-                let expected = format_args!("{} bytes", place.stored_bytes);
-                self.report.flaw(name, chunk_name(chunk, frames), error, expected);
-            })
-            .ok()?;
-        if found != place.crc32c {
-            buffers.unpacked.clear();
-        } else if let Err(error) = buffers.unpacker.decode(&mut buffers.unpacked) {
-            self.report.flaw(name, chunk_name(chunk, frames), error, format_args!("{chunk_bytes} bytes, compressed"));
-            return None;
-        }
-        buffers.take_checksums(segment);
-        Some(found)
-    }
 }
 
 impl Segment<'_> {
@@ -547,20 +504,6 @@ impl Segment<'_> {
         self.present += present;
         present
     }
-}
-
-/// What page 0 says, with the places of chunks if the array is packed, and what it must then be byte for byte.
-fn decode_page0(bytes: &Page, array: &FramesArray) -> Result<(PageAndPlaces, Box<Page>), FormatError> {
-    let frame_bytes = array.layout.frame_bytes;
-    if !array.is_packed {
-        let page = Page0::decode(bytes, frame_bytes)?;
-        let expected = page.encode(frame_bytes);
-        return Ok(((page, None), expected));
-    }
-    let packed = PackedPage0::decode(bytes, frame_bytes)?;
-    let expected = packed.encode();
-    let chunks = packed.chunks.iter().map(|chunk| chunk.map(|chunk| chunk.crc32c)).collect();
-    Ok(((Page0 { trailer: packed.trailer, chunks }, Some(packed.chunks)), expected))
 }
 
 fn first_difference(found: &Page, expected: &Page) -> Option<usize> {

@@ -313,6 +313,7 @@ impl FileSystem for SimFiles {
         Ok(())
     }
     fn trim(&self, file: &File, bytes: u64) -> io::Result<()> {
+        self.record.count(self.trouble, "trim")?;
         file.set_len(bytes)?;
         let mut record = self.record.lock();
         let node = record.node_of(file);

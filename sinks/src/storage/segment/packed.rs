@@ -18,8 +18,9 @@ use std::sync::Arc;
 use ronchi_pipeline::format::{PackedChunk, PackedPage0, Trailer};
 use ronchi_pipeline::{Block, DATA_OFFSET, Layout, SECTOR_BYTES, Slot};
 
-use super::disk::Bytes;
-use super::packer::{ASSEMBLIES_MAX, PackDone, PackJob, PackKey, Packer, Pixels};
+use super::{Segment, Settled};
+use crate::storage::disk::{Bytes, Op, Purpose};
+use crate::storage::packer::{ASSEMBLIES_MAX, PackDone, PackJob, PackKey, Packer, Pixels};
 
 /// Blocks that wait for a chunk while it is being compressed. `Limits::slot_count` counts on it.
 const WAITING_MAX: usize = 4;
@@ -68,7 +69,7 @@ pub(super) enum Fate {
 }
 
 /// The chunks of one segment.
-pub(super) struct Packed {
+pub(in crate::storage) struct Packed {
     packer: Arc<Packer>,
     key: PackKey,
     layout: Layout,
@@ -89,7 +90,12 @@ pub(super) struct Packed {
 }
 
 impl Packed {
-    pub(super) fn new(packer: Arc<Packer>, (tile, segment): (u64, u64), layout: Layout, item_bytes: usize) -> Self {
+    pub(in crate::storage) fn new(
+        packer: Arc<Packer>,
+        (tile, segment): (u64, u64),
+        layout: Layout,
+        item_bytes: usize,
+    ) -> Self {
         let chunks = (0..layout.chunks_per_segment).map(|_| Chunk::default()).collect();
         let key = PackKey { tile, segment, version: 0 };
         let (assemblies, versions, next_version, unsynced, syncing, due, flush) = Default::default();
@@ -346,5 +352,65 @@ impl Packed {
     /// Bytes of the file that are in use.
     pub(super) fn end(&self) -> u64 {
         self.cursor
+    }
+}
+
+/// What a segment does otherwise when it is packed.
+impl Segment {
+    /// Whether a block can be taken without waiting for buffers.
+    pub(in crate::storage) fn is_ready_for(&mut self, block: &Block) -> bool {
+        self.poison.is_some() || self.packed.as_mut().is_none_or(|packed| packed.is_ready_for(block))
+    }
+
+    /// Why a frame that is refused came too late.
+    pub(in crate::storage) fn too_late(&self) -> &'static str {
+        match self.packed {
+            Some(_) => "frames came too late for their chunk",
+            None => "frames came too late for their shared sectors",
+        }
+    }
+
+    /// Bytes of the file that are in use, where that is less than its full length.
+    pub(in crate::storage) fn packed_end(&self) -> Option<u64> {
+        self.packed.as_ref().map(Packed::end)
+    }
+
+    /// Hands chunks that are due to compression, as far as there is room.
+    pub(in crate::storage) fn pump(&mut self, out: &mut Vec<Op>) {
+        let stored = self.packed.as_mut().map(Packed::pump).unwrap_or_default();
+        for done in stored {
+            self.packed(done, out);
+        }
+    }
+
+    /// A chunk is compressed and goes to the disk. Where nothing is written any more, returns what is lost.
+    pub(in crate::storage) fn packed(&mut self, done: PackDone, out: &mut Vec<Op>) -> Vec<Settled> {
+        let version = done.key.version;
+        if self.poison.is_some() {
+            return self.finish_version(version, false);
+        }
+        if let Some((offset, bytes)) = self.packed.as_mut().and_then(|packed| packed.packed(done)) {
+            self.push_write(offset, bytes, Purpose::Part(version), out);
+        }
+        Vec::new()
+    }
+
+    pub(super) fn finish_version(&mut self, version: u32, is_ok: bool) -> Vec<Settled> {
+        let Self { packed: Some(packed), parts, .. } = self else { return Vec::new() };
+        match packed.finish(version, is_ok, |part| parts.get(&part).map(|part| part.frames.clone())) {
+            Fate::Settled(parts) => parts.into_iter().filter_map(|part| self.finish_part(part, is_ok)).collect(),
+            Fate::Waits => Vec::new(),
+        }
+    }
+
+    /// Whether page 0 must wait for a sync before it is final.
+    pub(in crate::storage) fn has_unsynced(&self) -> bool {
+        self.packed.as_ref().is_some_and(Packed::has_unsynced)
+    }
+
+    /// The sync has ended well that was begun with [`Self::take_published`]: page 0 may name what it covers.
+    pub(in crate::storage) fn synced(&mut self) -> Vec<Settled> {
+        let parts = self.packed.as_mut().map(Packed::synced).unwrap_or_default();
+        parts.into_iter().filter_map(|part| self.finish_part(part, true)).collect()
     }
 }
