@@ -50,8 +50,8 @@ struct Case {
 /// What the cases are compared with, and how much of it is asked for.
 const BOUNDS: [(&str, &[&str], f64); 5] = [
     ("write", &["fio write", "fio write, huge pages"], 0.95),
-    ("read direct", &["fio read"], 0.95),
-    ("read direct, verified", &["fio read"], 0.95),
+    ("read direct", &["fio read", "fio read, huge pages"], 0.95),
+    ("read direct, verified", &["fio read", "fio read, huge pages"], 0.95),
     ("read mapped", &["sum of a mapping"], 0.9),
     ("read mapped, verified", &["sum of a mapping"], 0.0),
 ];
@@ -94,14 +94,21 @@ impl Storage {
         if has_huge {
             note("fio write, huge pages", self.fio(&["--rw=write", "--iomem=mmaphuge"], self.segments)?);
         }
+        let bare = tempfile::tempdir_in(&self.dir).context("a folder for the data set")?;
+        note("write, without checksums", self.write(bare.path(), false)?.1);
+        bare.close()?;
         let scratch = tempfile::tempdir_in(&self.dir).context("a folder for the data set")?;
-        let (path, rate) = self.write(scratch.path())?;
+        let (path, rate, rate_handed) = self.write(scratch.path(), true)?;
         note("write", rate);
+        note("write, until the last block is handed over", rate_handed);
         let files: Vec<String> = self.files(&path).iter().map(|file| file.display().to_string()).collect();
+        let files = format!("--filename={}", files.join(":"));
         if has_fio {
-            let rate =
-                self.fio(&["--rw=read", "--readonly", &format!("--filename={}", files.join(":"))], self.segments)?;
-            note("fio read", rate);
+            note("fio read", self.fio(&["--rw=read", "--readonly", &files], self.segments)?);
+        }
+        if has_huge {
+            let arguments = ["--rw=read", "--readonly", "--iomem=mmaphuge", &files];
+            note("fio read, huge pages", self.fio(&arguments, self.segments)?);
         }
         note("read direct", self.read(&path, Access::Direct, false)?);
         note("read direct, verified", self.read(&path, Access::Direct, true)?);
@@ -168,9 +175,10 @@ impl Storage {
         Ok(rate)
     }
 
-    /// Records frames that lie in memory, checksums taken as always; until the last one is durable.
-    fn write(&self, directory: &Path) -> Result<(PathBuf, f64)> {
-        let series = self.series()?;
+    /// Records frames that lie in memory, with checksums, as always, or to compare without: until the last one is durable, and
+    /// until the last block was handed to the writer.
+    fn write(&self, directory: &Path, has_checksums: bool) -> Result<(PathBuf, f64, f64)> {
+        let series = Arc::new(Series { is_recorded: has_checksums, ..self.series()? });
         let region = series.announced.region;
         let new = NewDataSet {
             series: &series,
@@ -202,6 +210,7 @@ impl Storage {
             (0..CHUNK_FRAMES as usize).for_each(|position| block.commit(position, first, 0));
             events.send(Event::Block(block.seal().context("a full block")?))?;
         }
+        let handed = started.elapsed().as_secs_f64();
         let (reason, gaps) = (EndReason::Complete, Gaps::default());
         let end = End { series, reason, frame_count, received_count: frame_count, gaps };
         events.send(Event::End(Arc::new(end)))?;
@@ -212,13 +221,14 @@ impl Storage {
         ensure!(ends.iter().all(|end| end.error.is_none() && end.durable_count == frame_count), "{ends:?}");
         let outcomes: Vec<_> = ends.iter().map(ronchi_sinks::storage::TileEnd::outcome).collect();
         data_set.finish(ronchi_pipeline::format::DataSetState::Complete, &outcomes)?;
-        Ok((data_set.path().to_owned(), self.total_bytes() as f64 / seconds))
+        let total_bytes = self.total_bytes() as f64;
+        Ok((data_set.path().to_owned(), total_bytes / seconds, total_bytes / handed))
     }
 
-    fn series(&self) -> Result<Arc<Series>> {
+    fn series(&self) -> Result<Series> {
         let pixel = PixelType::from_numpy_name("<u2").context("a pixel type")?;
         let frame_bytes = DETECTOR.pixel_count() * pixel.bytes() as u64;
-        Ok(Arc::new(Series {
+        Ok(Series {
             acquisition: *b"ronchi-benches..",
             name: "bench".into(),
             link: 0,
@@ -235,7 +245,7 @@ impl Storage {
             scan: None,
             layout: Layout { frame_bytes, frames_per_chunk: CHUNK_FRAMES, chunks_per_segment: SEGMENT_CHUNKS },
             is_recorded: true,
-        }))
+        })
     }
 
     fn files(&self, data_set: &Path) -> Vec<PathBuf> {

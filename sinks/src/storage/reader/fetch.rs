@@ -23,7 +23,7 @@ use rustix::fs::{Advice, fadvise};
 use super::direct::{Read, Ring};
 
 /// Bytes that are read ahead.
-const AHEAD_BYTES: usize = 32 << 20;
+const AHEAD_BYTES: usize = 64 << 20;
 /// Most ranges that are read ahead.
 const DEPTH_MAX: usize = 16;
 const SECTOR: u64 = SECTOR_BYTES as u64;
