@@ -25,7 +25,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Instant;
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, anyhow, bail, ensure};
 use clap::{Args, ValueEnum};
 use ronchi_sinks::storage::{Description, Reader, Space, look_at, write_companions};
 use serde::Serialize;
@@ -144,7 +144,8 @@ impl ExportArgs {
             return Ok(ExitCode::SUCCESS);
         }
         let (_, condition) = look_at(&self.dataset)?;
-        let reader = Reader::open(&self.dataset)?;
+        let reader = Reader::open(&self.dataset)
+            .map_err(|error| anyhow!("{} cannot be exported: {error}", self.dataset.display()))?; // It says its own cause.
         let about = Description::of(&reader).context("nobody knows yet how many frames there will be")?;
         let order = match (self.order, about.scan()) {
             (Some(Order::Scan), None) => bail!("--order scan: the data set has no scan"),

@@ -141,27 +141,50 @@ impl Job<'_> {
             return Ok(());
         }
         segment.chunks[chunk as usize] = (count > 0).then(|| join.join_all(crcs));
-        unproved.into_iter().try_for_each(|place| self.clear(tile, segment, chunk, place))
+        self.clear_all(tile, segment, chunk, &unproved)
     }
 
-    /// Frames that are not there read as zeros; what was there is kept when asked for.
-    fn clear(&mut self, tile: &TileRepair, segment: &Segment, chunk: u32, place: usize) -> Result<(), StorageError> {
+    /// Frames that are not there read as zeros: those of these places that do not are cleared, neighbours together.
+    fn clear_all(
+        &mut self,
+        tile: &TileRepair,
+        segment: &Segment,
+        chunk: u32,
+        unproved: &[usize],
+    ) -> Result<(), StorageError> {
+        let frame_bytes = tile.layout.frame_bytes;
+        let is_dirty = |place: &usize| !segment.is_readable || !is_zero(&segment.pixels, *place, frame_bytes);
+        let dirty: Vec<usize> = unproved.iter().copied().filter(is_dirty).collect();
+        dirty.chunk_by(|a, b| a + 1 == *b).try_for_each(|run| {
+            let places = run[0]..run[0] + run.len(); // No run is empty.
+            self.clear(tile, segment, chunk, places)
+        })
+    }
+
+    /// Zeroes frames; what was there is kept when asked for.
+    fn clear(
+        &mut self,
+        tile: &TileRepair,
+        segment: &Segment,
+        chunk: u32,
+        places: Range<usize>,
+    ) -> Result<(), StorageError> {
         let layout = tile.layout;
-        let range = place * layout.frame_bytes as usize..(place + 1) * layout.frame_bytes as usize;
-        let pixels = &segment.pixels[range.clone()];
-        if segment.is_readable && pixels.iter().all(|&byte| byte == 0) {
+        let frame_bytes = layout.frame_bytes as usize;
+        let chunk_first =
+            segment.number * layout.frames_per_segment() + u64::from(chunk) * u64::from(layout.frames_per_chunk);
+        let (first, last) = (chunk_first + places.start as u64, chunk_first + places.end as u64 - 1);
+        let frames = if first == last { format!("frame {first}") } else { format!("frames {first} to {last}") };
+        if !self.change(&segment.path, format_args!("{frames} cannot be proved: zeroed")) {
             return Ok(());
         }
-        let frame = segment.number * layout.frames_per_segment()
-            + u64::from(chunk) * u64::from(layout.frames_per_chunk)
-            + place as u64;
-        if !self.change(&segment.path, format_args!("frame {frame} cannot be proved: zeroed")) {
-            return Ok(());
-        }
+        let range = places.start * frame_bytes..places.end * frame_bytes;
         if self.plan.keeps_torn {
-            let path = self.root.join("torn").join(tile.id.to_string()).join(format!("{frame}.bin"));
-            files::create_dirs(&self.system, path.parent().unwrap_or(self.root))?;
-            files::replace(&self.system, &path, pixels, true)?;
+            let directory = self.root.join("torn").join(tile.id.to_string());
+            files::create_dirs(&self.system, &directory)?;
+            for (frame, pixels) in (first..).zip(segment.pixels[range.clone()].chunks_exact(frame_bytes)) {
+                files::replace(&self.system, &directory.join(format!("{frame}.bin")), pixels, true)?;
+            }
         }
         let offset = DATA_OFFSET + u64::from(chunk) * layout.chunk_bytes() + range.start as u64;
         self.system.write(&segment.file, offset, &vec![0; range.len()]).context("write", &segment.path)

@@ -196,8 +196,13 @@ fn rotten_bits_cost_their_frame_alone() {
     assert_eq!((torn.len() as u64, torn[9]), (FRAME_BYTES, 0));
     run_and_check(&written.path);
     assert_eq!(present(&written.path, 0, true), without((0..12).collect(), 4));
-    let gap = manifest(&written.path).gaps[0].ranges[0];
-    assert_eq!((gap.first, gap.count, gap.reason), (4, 1, GapReason::Damaged));
+    overwrite(&written.path.join(SEGMENT), 8192 + 6 * FRAME_BYTES, &[0xee; 2 * FRAME_BYTES as usize]);
+    let done = run(&written.path);
+    let told = |what: &str| done.changes.iter().any(|change| change.what == what);
+    assert!(told("frames 6 to 7 cannot be proved: zeroed") && done.lost == 2, "{done:?}");
+    let gaps = manifest(&written.path).gaps[0].ranges.clone();
+    let gaps: Vec<_> = gaps.iter().map(|gap| (gap.first, gap.count, gap.reason)).collect();
+    assert_eq!(gaps, [(4, 1, GapReason::Damaged), (6, 2, GapReason::Damaged)]);
     assert!(manifest(&written.path).gaps[0].law.as_ref().is_some_and(|law| law.holds));
 }
 
