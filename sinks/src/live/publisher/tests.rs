@@ -114,9 +114,22 @@ fn resident_bytes() -> u64 {
 }
 
 /// A subscriber that never reads costs a bounded amount of memory and delays nobody: another one keeps up to the end
-/// while 300 MiB of images pass.
+/// while 300 MiB of images pass. In a process of its own, whose memory no other test changes.
 #[test]
 fn a_stopped_subscriber_harms_nobody() {
+    const ALONE: &str = "RONCHI_TEST_ALONE";
+    if std::env::var_os(ALONE).is_none() {
+        let name = "live::publisher::tests::a_stopped_subscriber_harms_nobody";
+        let mut alone = std::process::Command::new(std::env::current_exe().expect("this test"));
+        let output = alone.args(["--exact", name, "--nocapture"]).env(ALONE, "1").output().expect("runs again");
+        let text = String::from_utf8_lossy(&output.stdout);
+        assert!(
+            output.status.success() && text.contains("1 passed"),
+            "{text}{}",
+            String::from_utf8_lossy(&output.stderr)
+        );
+        return;
+    }
     let board = Board::new(Wiring::default());
     board.begin(acquisition(1, vec![FakePicture::new("sum", &[256, 512])])); // 1 MiB
     let pace = Pace { bytes_per_second: 1 << 30, ..Pace::default() };
