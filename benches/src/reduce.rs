@@ -79,18 +79,18 @@ fn cases(side: u32) -> Vec<(&'static str, Vec<Reduction>)> {
     let ring = |name: &str, inner: f64, outer: f64| {
         let radius = |part: f64| part * f64::from(side);
         let detector = VirtualDetector::Ring { cy: centre, cx: centre, inner: radius(inner), outer: radius(outer) };
-        Reduction::Virtual { name: name.into(), detector }
+        Reduction::virtual_detector(name, detector)
     };
     let four = [("a", 0.0, 0.1), ("b", 0.1, 0.2), ("c", 0.2, 0.3), ("d", 0.3, 0.45)];
     let four: Vec<Reduction> = four.iter().map(|&(name, inner, outer)| ring(name, inner, outer)).collect();
     vec![
-        ("total", vec![Reduction::Total]),
+        ("total", vec![Reduction::total()]),
         ("1 ring", vec![ring("adf", 0.15, 0.35)]),
         ("4 rings", four.clone()),
-        ("centre of mass", vec![Reduction::CentreOfMass]),
-        ("sum", vec![Reduction::Sum]),
-        ("max", vec![Reduction::Max]),
-        ("4 rings + centre of mass + sum", [four, vec![Reduction::CentreOfMass, Reduction::Sum]].concat()),
+        ("centre of mass", vec![Reduction::centre_of_mass()]),
+        ("sum", vec![Reduction::sum()]),
+        ("max", vec![Reduction::max()]),
+        ("4 rings + centre of mass + sum", [four, vec![Reduction::centre_of_mass(), Reduction::sum()]].concat()),
     ]
 }
 

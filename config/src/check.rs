@@ -3,7 +3,6 @@
 use std::net::SocketAddr;
 
 use ronchi_pipeline::Region;
-use ronchi_pipeline::reduce::Reduction;
 
 use crate::limits::{LIMITS, VIRTUAL_MAX};
 use crate::plan::{LinkPlan, Plan, SourcePlan, VOLUMES_MAX};
@@ -121,11 +120,8 @@ impl Plan {
     }
 
     fn check_reductions(&self, found: &mut Vec<Finding>) {
-        let named = self.reductions.iter().filter_map(|reduction| match reduction {
-            Reduction::Virtual { name, detector } => Some((name, detector)),
-            _ => None,
-        });
-        let named: Vec<_> = named.collect();
+        let named = self.reductions.iter();
+        let named: Vec<(&str, _)> = named.filter_map(|wanted| Some((wanted.name(), wanted.detector()?))).collect();
         if named.len() > VIRTUAL_MAX {
             let message = format!("{} virtual detectors, at most {VIRTUAL_MAX} are allowed", named.len());
             found.push(("virtual".to_owned(), message));

@@ -47,7 +47,7 @@ impl Plan {
             )?,
             None => writeln!(out, "scan      as the detector announces it")?,
         }
-        let results: Vec<&str> = self.reductions.iter().map(result_name).collect();
+        let results: Vec<&str> = self.reductions.iter().map(Reduction::name).collect();
         writeln!(out, "results   {}", results.join(", "))?;
         writeln!(out, "live zmq  {}", self.live.zmq.as_deref().unwrap_or("off"))?;
         let http = self.live.http.map_or("off".to_owned(), |address| format!("http://{address}"));
@@ -108,15 +108,5 @@ fn link_text(link: &LinkPlan) -> String {
     match link.region {
         Some(r) => format!("{source}, region y {} x {} of {} x {} px", r.y, r.x, r.height, r.width),
         None => source,
-    }
-}
-
-fn result_name(reduction: &Reduction) -> &str {
-    match reduction {
-        Reduction::Virtual { name, .. } => name,
-        Reduction::Total => "total",
-        Reduction::CentreOfMass => "com",
-        Reduction::Sum => "sum",
-        Reduction::Max => "max",
     }
 }

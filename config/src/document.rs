@@ -129,6 +129,12 @@ impl<'a> Section<'a> {
         section
     }
 
+    /// All values but those of some keys, for readers that know their own keys.
+    pub(crate) fn json(&self, without: &[&str]) -> serde_json::Map<String, serde_json::Value> {
+        let wanted = self.table.iter().filter(|(key, _)| !without.contains(&key.get_ref().as_ref()));
+        wanted.map(|(key, value)| (key.get_ref().to_string(), json(value.get_ref()))).collect()
+    }
+
     pub(crate) fn key(&self, key: &str) -> String {
         if self.path.is_empty() { key.to_owned() } else { format!("{}.{key}", self.path) }
     }
@@ -242,6 +248,12 @@ impl<'a> Value<'a> {
         }
     }
 
+    /// A table whose keys are not known here.
+    pub(crate) fn open(&self) -> Option<Section<'a>> {
+        let DeValue::Table(table) = self.value else { return self.failed("expected a table") };
+        Some(Section { doc: self.doc, path: self.key.clone(), table, offset: self.place.start })
+    }
+
     /// The table's own `kind`, read before its other keys are known.
     pub(crate) fn peek(&self, key: &str) -> Option<&'a str> {
         match self.value {
@@ -303,6 +315,22 @@ impl<'a> Value<'a> {
         let found = self.value.as_str().and_then(|text| words.iter().find(|(word, _)| *word == text));
         let allowed = || words.iter().map(|(word, _)| format!("\"{word}\"")).collect::<Vec<_>>().join(", ");
         found.map(|&(_, choice)| choice).or_else(|| self.failed(format!("expected one of {}", allowed())))
+    }
+}
+
+/// The value as JSON has it; what JSON does not have (dates, infinities) as text.
+fn json(value: &DeValue<'_>) -> serde_json::Value {
+    match value {
+        DeValue::Boolean(value) => (*value).into(),
+        DeValue::String(text) => text.as_ref().into(),
+        DeValue::Integer(number) => integer(value).map_or_else(|| number.as_str().into(), Into::into),
+        DeValue::Float(number) => real(value).map_or_else(|| number.as_str().into(), Into::into),
+        DeValue::Array(items) => items.iter().map(|item| json(item.get_ref())).collect(),
+        DeValue::Table(table) => {
+            let pairs = table.iter().map(|(key, value)| (key.get_ref().to_string(), json(value.get_ref())));
+            serde_json::Value::Object(pairs.collect())
+        }
+        DeValue::Datetime(date) => date.to_string().into(),
     }
 }
 

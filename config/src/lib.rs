@@ -2,7 +2,7 @@
 //!
 //! A configuration is a TOML text (`docs/configuration.md`); [`Plan::from_file`] reads it, checks every value and every
 //! relation between values, and either returns a [`Plan`] with all defaults filled in or names everything that is wrong.
-//! The command line uses the same checks: [`parse_source`], [`parse_scan`], [`parse_virtual`], [`Plan::check`].
+//! The command line uses the same checks: [`parse_source`], [`parse_scan`], [`parse_reduction, parse_virtual`], [`Plan::check`].
 //!
 //! # Place in the path
 //! Before anything runs. Nothing here opens a socket, reads the environment or writes a file; the only files read are
@@ -27,5 +27,6 @@ mod value;
 pub use plan::{DataPlan, Limits, LinkPlan, LivePlan, MerlinControlPlan, MerlinTrigger, Plan, ScanPlan, SourcePlan};
 pub use problem::{Error, Problem, Problems, ValueError};
 pub use value::{
-    check_name, check_virtual, parse_http, parse_live_endpoint, parse_reserve, parse_scan, parse_source, parse_virtual,
+    check_name, check_virtual, parse_http, parse_live_endpoint, parse_reduction, parse_reserve, parse_scan,
+    parse_source, parse_virtual,
 };

@@ -24,8 +24,8 @@ const VOLUMES_RULE: &str = "directories on other disks, [\"/nvme1\", \"/nvme2\"]
 /// Longest configuration that is read, in bytes.
 const FILE_BYTES_MAX: u64 = 1 << 20;
 const AXIS: RangeInclusive<u32> = 1..=AXIS_MAX;
-const SECTIONS: [&str; 8] = ["data", "link", "detector", "scan", "virtual", "reduce", "live", "limits"];
-const KINDS: &str = "\"disk\", \"ring\", \"rectangle\", \"sector\", \"polygon\", \"npy\"";
+const SECTIONS: [&str; 9] = ["data", "link", "detector", "scan", "virtual", "reduce", "reduction", "live", "limits"];
+const KINDS: &str = "\"disk\", \"ring\", \"disk_aa\", \"ring_aa\", \"rectangle\", \"sector\", \"polygon\", \"npy\"";
 const TRIGGERS: [(&str, MerlinTrigger); 6] = [
     ("internal", MerlinTrigger::Internal),
     ("rising_ttl", MerlinTrigger::RisingTtl),
@@ -102,6 +102,9 @@ impl Reader<'_> {
             let message = format!("{} virtual detectors, at most {VIRTUAL_MAX} are allowed", virtuals.len());
             self.root.fail("virtual", message);
         }
+        for value in self.root.sections("reduction").iter().take(VIRTUAL_MAX) {
+            reductions.extend(reduction(value));
+        }
         let (data, reserve_bytes, is_packed) = self.data();
         Plan {
             data,
@@ -176,10 +179,10 @@ impl Reader<'_> {
     fn plain_reductions(&self) -> Vec<Reduction> {
         let section = self.root.section("reduce", &["total", "com", "sum", "max"]);
         let all = [
-            ("total", true, Reduction::Total),
-            ("com", false, Reduction::CentreOfMass),
-            ("sum", true, Reduction::Sum),
-            ("max", false, Reduction::Max),
+            ("total", true, Reduction::total()),
+            ("com", false, Reduction::centre_of_mass()),
+            ("sum", true, Reduction::sum()),
+            ("max", false, Reduction::max()),
         ];
         let is_wanted = |key, default| section.as_ref().map_or(default, |section| section.boolean_or(key, default));
         all.into_iter().filter(|&(key, default, _)| is_wanted(key, default)).map(|(_, _, wanted)| wanted).collect()
@@ -193,8 +196,8 @@ impl Reader<'_> {
         names: &mut Vec<String>,
     ) -> Option<Reduction> {
         let own: &[&str] = match value.peek("kind") {
-            Some("disk") => &["centre", "radius"],
-            Some("ring") => &["centre", "inner", "outer"],
+            Some("disk" | "disk_aa") => &["centre", "radius"],
+            Some("ring" | "ring_aa") => &["centre", "inner", "outer"],
             Some("rectangle") => &["from", "to"],
             Some("sector") => &["centre", "inner", "outer", "from_deg", "to_deg"],
             Some("polygon") => &["vertices"],
@@ -208,6 +211,8 @@ impl Reader<'_> {
         let detector = match kind.text(&format!("one of {KINDS}"))? {
             "disk" => disk(&section, shape),
             "ring" => ring(&section, shape),
+            "disk_aa" => disk(&section, shape).map(softened),
+            "ring_aa" => ring(&section, shape).map(softened),
             "rectangle" => rectangle(&section),
             "sector" => sector(&section, shape),
             "polygon" => polygon(&section),
@@ -218,7 +223,7 @@ impl Reader<'_> {
             }
         }?;
         kind.checked(check_virtual(&detector, shape))?;
-        Some(Reduction::Virtual { name: name?, detector })
+        Some(Reduction::virtual_detector(&name?, detector))
     }
 
     fn npy(&self, section: &Section<'_>) -> Option<VirtualDetector> {
@@ -248,6 +253,36 @@ impl Reader<'_> {
         }
         limits
     }
+}
+
+/// One `[[reduction]]`: `kind`, perhaps `name`, and what the kind knows.
+fn reduction(value: &Value<'_>) -> Option<Reduction> {
+    let section = value.open()?;
+    let kinds = || Reduction::kinds().map(|(word, _)| format!("\"{word}\"")).collect::<Vec<_>>().join(", ");
+    let expected = format!("one of {}", kinds());
+    let kind = section.need("kind", &expected)?;
+    let word = kind.text(&expected)?;
+    if !Reduction::kinds().any(|(known, _)| known == word) {
+        kind.fail(format!("expected {expected}"));
+        return None;
+    }
+    let name = section.get("name");
+    let name = name
+        .as_ref()
+        .map(|name| name.checked(check_result_name(name.text("a name for the result")?)).and(name.text("")));
+    let name = match name {
+        Some(name) => Some(name?),
+        None => None,
+    };
+    Reduction::parse(word, name, section.json(&["kind", "name"]))
+        .map_err(|error| {
+            let key = error.key.as_deref().map(|key| key.split(['.', '[']).next().unwrap_or(key));
+            match key.and_then(|key| section.get(key)) {
+                Some(parameter) => parameter.fail(error.message.clone()),
+                None => value.fail(error.to_string()),
+            }
+        })
+        .ok()
 }
 
 fn result_name(section: &Section<'_>, names: &[String]) -> Option<String> {
@@ -332,6 +367,15 @@ fn ring(section: &Section<'_>, shape: Option<SigShape>) -> Option<VirtualDetecto
     let outer = number(section, "outer", "the outer radius in pixels");
     let [cy, cx] = centre(section, shape)?;
     Some(VirtualDetector::Ring { cy, cx, inner: inner?, outer: outer? })
+}
+
+/// The same with ramps for edges.
+fn softened(detector: VirtualDetector) -> VirtualDetector {
+    match detector {
+        VirtualDetector::Disk { cy, cx, radius } => VirtualDetector::DiskAa { cy, cx, radius },
+        VirtualDetector::Ring { cy, cx, inner, outer } => VirtualDetector::RingAa { cy, cx, inner, outer },
+        other => other,
+    }
 }
 
 fn sector(section: &Section<'_>, shape: Option<SigShape>) -> Option<VirtualDetector> {

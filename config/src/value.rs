@@ -28,7 +28,7 @@ const REPLAY_RULE: &str =
 /// Fastest and slowest replay, in frames per second.
 const RATES: std::ops::RangeInclusive<f64> = 0.001..=10_000_000.0;
 const VIRTUAL_RULE: &str = "expected NAME=disk:CY,CX,R, NAME=ring:CY,CX,RI,RO, NAME=rect:Y0,X0,Y1,X1, \
-     NAME=sector:CY,CX,RI,RO,A0,A1, NAME=polygon:Y,X;Y,X;Y,X or NAME=npy:FILE";
+     NAME=disk_aa:CY,CX,R, NAME=ring_aa:CY,CX,RI,RO, NAME=sector:CY,CX,RI,RO,A0,A1, NAME=polygon:Y,X;Y,X;Y,X or NAME=npy:FILE";
 const VERTICES_MAX: usize = 1000;
 const ANGLE_MAX_DEG: f64 = 720.0;
 /// Names that some operating systems keep for devices: data sets get copied.
@@ -164,7 +164,50 @@ pub fn parse_virtual(text: &str) -> Result<Reduction, ValueError> {
     let (kind, parameters) = shape.split_once(':').ok_or_else(rule)?;
     let detector = virtual_detector(kind, parameters).map_err(wrong)?.ok_or_else(rule)?;
     check_virtual(&detector, None).map_err(wrong)?;
-    Ok(Reduction::Virtual { name: name.to_owned(), detector })
+    Ok(Reduction::virtual_detector(name, detector))
+}
+
+/// Reads a reduction: `KIND`, `NAME=KIND` or either with parameters behind a colon, `KEY=VALUE` separated by commas; values
+/// are numbers, `true`, `false`, words, or lists in brackets.
+///
+/// ```
+/// use ronchi_config::parse_reduction;
+/// let profile = parse_reduction("profile=radial:bins=64,centre=[127.5,128]")?;
+/// assert_eq!((profile.name(), profile.kind()), ("profile", "radial"));
+/// # Ok::<(), ronchi_config::ValueError>(())
+/// ```
+pub fn parse_reduction(text: &str) -> Result<Reduction, ValueError> {
+    let wrong = |expected: String| ValueError::new(text, expected);
+    let (head, parameters) = text.split_once(':').unwrap_or((text, ""));
+    let (name, kind) = head.split_once('=').map_or((None, head), |(name, kind)| (Some(name), kind));
+    name.map_or(Ok(()), check_result_name).map_err(wrong)?;
+    let mut values = serde_json::Map::new();
+    for parameter in split_outside_brackets(parameters) {
+        let Some((key, value)) = parameter.split_once('=') else {
+            return Err(wrong(format!("expected KEY=VALUE, got `{parameter}`")));
+        };
+        let value = value.trim();
+        values.insert(key.trim().to_owned(), serde_json::from_str(value).unwrap_or_else(|_| words(value)));
+    }
+    Reduction::parse(kind, name, values).map_err(|error| wrong(error.to_string()))
+}
+
+/// A word, or words in brackets.
+fn words(text: &str) -> serde_json::Value {
+    match text.strip_prefix('[').and_then(|text| text.strip_suffix(']')) {
+        Some(words) => words.split(',').map(str::trim).collect(),
+        None => text.into(),
+    }
+}
+
+/// Pieces between commas that are not in brackets; none of an empty text.
+fn split_outside_brackets(text: &str) -> Vec<&str> {
+    let mut depth = 0_i32;
+    let pieces = text.split(|c| {
+        depth += i32::from(c == '[') - i32::from(c == ']');
+        c == ',' && depth <= 0
+    });
+    pieces.filter(|piece| !piece.trim().is_empty()).collect()
 }
 
 /// `Ok(None)` when the parameters do not have the right number or form.
@@ -172,6 +215,8 @@ fn virtual_detector(kind: &str, parameters: &str) -> Result<Option<VirtualDetect
     let detector = match (kind, reals(parameters).as_deref()) {
         ("disk", Some(&[cy, cx, radius])) => VirtualDetector::Disk { cy, cx, radius },
         ("ring", Some(&[cy, cx, inner, outer])) => VirtualDetector::Ring { cy, cx, inner, outer },
+        ("disk_aa", Some(&[cy, cx, radius])) => VirtualDetector::DiskAa { cy, cx, radius },
+        ("ring_aa", Some(&[cy, cx, inner, outer])) => VirtualDetector::RingAa { cy, cx, inner, outer },
         ("sector", Some(&[cy, cx, inner, outer, from_deg, to_deg])) => {
             VirtualDetector::Sector { cy, cx, inner, outer, from_deg, to_deg }
         }
@@ -245,14 +290,16 @@ fn check_numbers(detector: &VirtualDetector) -> Result<(), String> {
         false => Err(format!("radii must obey 0 <= inner < outer <= {} px, got {inner} and {outer}", 2 * AXIS_MAX)),
     };
     match *detector {
-        VirtualDetector::Disk { cy, cx, radius } => {
+        VirtualDetector::Disk { cy, cx, radius } | VirtualDetector::DiskAa { cy, cx, radius } => {
             place(&[cy, cx])?;
             match (0.0..=2.0 * axis_max).contains(&radius) {
                 true => Ok(()),
                 false => Err(format!("the radius must lie between 0 and {} px, got {radius}", 2 * AXIS_MAX)),
             }
         }
-        VirtualDetector::Ring { cy, cx, inner, outer } => place(&[cy, cx]).and_then(|()| radii(inner, outer)),
+        VirtualDetector::Ring { cy, cx, inner, outer } | VirtualDetector::RingAa { cy, cx, inner, outer } => {
+            place(&[cy, cx]).and_then(|()| radii(inner, outer))
+        }
         VirtualDetector::Rectangle { y0, x0, y1, x1 } => match y0 < y1 && x0 < x1 && y1.max(x1) <= AXIS_MAX {
             true => Ok(()),
             false => Err(format!("a rectangle must obey y0 < y1 and x0 < x1, at most {AXIS_MAX} px")),
@@ -287,7 +334,9 @@ fn check_numbers(detector: &VirtualDetector) -> Result<(), String> {
 fn bounds(detector: &VirtualDetector) -> ([f64; 2], [f64; 2]) {
     match *detector {
         VirtualDetector::Disk { cy, cx, radius: r }
+        | VirtualDetector::DiskAa { cy, cx, radius: r }
         | VirtualDetector::Ring { cy, cx, outer: r, .. }
+        | VirtualDetector::RingAa { cy, cx, outer: r, .. }
         | VirtualDetector::Sector { cy, cx, outer: r, .. } => ([cy - r, cx - r], [cy + r, cx + r]),
         VirtualDetector::Rectangle { y0, x0, y1, x1 } => {
             ([y0.into(), x0.into()], [f64::from(y1) - 1.0, f64::from(x1) - 1.0])

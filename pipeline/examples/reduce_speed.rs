@@ -18,13 +18,13 @@ fn rings(count: u32) -> Vec<Reduction> {
         inner: f64::from(i) * 30.0,
         outer: f64::from(i + 1) * 30.0,
     };
-    (0..count).map(|i| Reduction::Virtual { name: format!("ring{i}"), detector: ring(i) }).collect()
+    (0..count).map(|i| Reduction::virtual_detector(&format!("ring{i}"), ring(i))).collect()
 }
 
 fn weights() -> Reduction {
     let weights = (0..65_536).map(|i| f64::from(i).sqrt() / 3.0).collect();
     let detector = VirtualDetector::Image { height: 256, width: 256, weights };
-    Reduction::Virtual { name: "weights".into(), detector }
+    Reduction::virtual_detector("weights", detector)
 }
 
 /// Time this thread has computed, in s: other processes on the machine do not count.
@@ -68,14 +68,14 @@ fn main() {
             }
         })
         .collect();
-    let com = [Reduction::CentreOfMass, Reduction::Total];
-    let usual = [rings(4), com.to_vec(), vec![Reduction::Sum]].concat();
+    let com = [Reduction::centre_of_mass(), Reduction::total()];
+    let usual = [rings(4), com.to_vec(), vec![Reduction::sum()]].concat();
     let cases = [
         ("4 rings, com, total, sum", usual.clone()),
-        ("the same and max", [usual.clone(), vec![Reduction::Max]].concat()),
+        ("the same and max", [usual.clone(), vec![Reduction::max()]].concat()),
         ("4 rings", rings(4)),
         ("com, total", com.to_vec()),
-        ("sum", vec![Reduction::Sum]),
+        ("sum", vec![Reduction::sum()]),
         ("one real mask", vec![weights()]),
     ];
     for (what, reductions) in cases {

@@ -1,10 +1,11 @@
 //! The fork of the path: every sealed block goes to the raw queue, which waits, and to the live queue, which skips.
 //!
 //! # Place in the path
-//! Called by the receive loop, once per block. Raw outranks live: the raw queue is served first and makes the caller
-//! wait when it is full (back-pressure to the detector). The live queue never waits while blocks are recorded: what it
-//! skips is counted and reduced later from disk. Without recording there is no disk to come back to and nothing that
-//! outranks the picture, so then the live queue waits and the picture is complete.
+//! Called by the receive loop, once per block. Raw outranks live: the raw queue makes the caller wait when it is full
+//! (back-pressure to the detector). The live queue never waits while blocks are recorded: what it skips is counted and
+//! reduced later from disk. A block is offered to the live queue first, which takes no time: so whoever sees a frame on
+//! disk knows that it is in the live queue by then, was reduced, or was skipped. Without recording there is no disk to
+//! come back to and nothing that outranks the picture, so then the live queue waits and the picture is complete.
 //!
 //! # Limits
 //! Both queues are bounded channels of block handles; their depths are part of the printed plan.
@@ -41,12 +42,10 @@ impl FanOut {
     /// Hands a sealed block on.
     pub fn block(&self, block: Block) -> Result<(), WriterGone> {
         LinkCounters::add(&self.counters.blocks, 1);
-        let for_live = self.live.is_some().then(|| block.clone());
-        self.send_raw(Event::Block(block))?;
-        if let Some(block) = for_live {
-            self.send_live(block);
+        if self.live.is_some() {
+            self.send_live(block.clone());
         }
-        Ok(())
+        self.send_raw(Event::Block(block))
     }
 
     /// Tells the writer that the series has ended.

@@ -79,6 +79,15 @@ impl Scan {
         Some(ScanPos { y, x: if reversed { self.shape.width - 1 - x } else { x } })
     }
 
+    /// How many frames below `frame` belong to a position.
+    pub fn placed_before(&self, frame: FrameIndex) -> u64 {
+        let row_frames = u64::from(self.shape.width) + u64::from(self.flyback);
+        let steps = i128::from(frame) - i128::from(self.sync_offset);
+        let steps = steps.clamp(0, i128::from(self.frame_count())) as u64;
+        let (rows, rest) = (steps / row_frames.max(1), steps % row_frames.max(1));
+        rows * u64::from(self.shape.width) + rest.min(u64::from(self.shape.width))
+    }
+
     /// The frames of `frames` that belong to positions, as few runs as can be: whole rows together, rows that are cut
     /// alone. Strides are positive, so what runs backwards is told frame by frame, in whole rows column by column.
     pub fn runs(&self, frames: Range<FrameIndex>) -> Vec<ScanRun> {

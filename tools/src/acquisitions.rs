@@ -8,15 +8,16 @@
 //! - I1: a link takes part in at most one running acquisition.
 //! - I2: an acquisition goes to the finisher exactly once, and stays known until that is done with it.
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
 use crossbeam_channel::Sender;
 use ronchi_config::Plan;
 use ronchi_ingest::{Refused, Register};
-use ronchi_pipeline::reduce::{LiveImages, ReducePlan, Reduction};
-use ronchi_pipeline::{Announcement, End, Layout, LinkCounters, Region, Scan, Series, SigShape};
+use ronchi_pipeline::reduce::{Footprint, LiveImages, PlanError, ReducePlan, Reduction};
+use ronchi_pipeline::{Announcement, End, Layout, LinkCounters, Region, Scan, Series};
+use ronchi_sinks::http::Control;
 use ronchi_sinks::live::{self, Board};
 use ronchi_sinks::storage::{DataSet, NewDataSet, Space, StorageError, TileEnd, Wanted, tile_bytes};
 
@@ -44,6 +45,8 @@ pub(crate) struct Acquisition {
     pub began: Instant,
     first: Announcement,
     finishing: AtomicBool,
+    /// Held by whoever reduces frames from disk: nobody else may reduce the same ones.
+    pub filling: Mutex<()>,
     parts: Mutex<Vec<Option<Part>>>,
 }
 
@@ -86,6 +89,11 @@ impl Acquisition {
         self.lock().get(link as usize)?.as_ref().map(|part| Arc::clone(&part.reduce))
     }
 
+    /// Whether the finisher has it.
+    pub(crate) fn is_finishing(&self) -> bool {
+        self.finishing.load(Ordering::Acquire)
+    }
+
     fn change(&self, link: u32, change: impl FnOnce(&mut Part)) {
         if let Some(Some(part)) = self.lock().get_mut(link as usize) {
             change(part);
@@ -110,6 +118,10 @@ impl Acquisition {
 /// All running acquisitions of a receiver.
 pub(crate) struct Acquisitions {
     plan: Plan,
+    /// What is computed from every frame; at first what is planned.
+    reductions: Mutex<Vec<Reduction>>,
+    /// How often that list has changed.
+    changes: AtomicU64,
     /// Whether the first data set must be called exactly as planned, and must not exist.
     exact_name: bool,
     board: Arc<Board>,
@@ -130,8 +142,9 @@ impl Acquisitions {
         counters: Vec<Arc<LinkCounters>>,
         finish: Sender<Arc<Acquisition>>,
     ) -> Self {
-        let finish = Mutex::new(Some(finish));
-        Self { plan, exact_name, board, counters, running: Mutex::default(), finish, beginning: Mutex::new(0) }
+        let (running, finish) = (Mutex::default(), Mutex::new(Some(finish)));
+        let (reductions, changes) = (Mutex::new(plan.reductions.clone()), AtomicU64::new(0));
+        Self { plan, reductions, changes, exact_name, board, counters, running, finish, beginning: Mutex::new(0) }
     }
 
     fn running(&self) -> MutexGuard<'_, Vec<Arc<Acquisition>>> {
@@ -141,6 +154,63 @@ impl Acquisitions {
     /// The running acquisition with this UUID.
     pub(crate) fn find(&self, id: &[u8; 16]) -> Option<Arc<Acquisition>> {
         self.running().iter().find(|acquisition| acquisition.id == *id).cloned()
+    }
+
+    /// All running acquisitions.
+    pub(crate) fn all_running(&self) -> Vec<Arc<Acquisition>> {
+        self.running().clone()
+    }
+
+    fn reductions(&self) -> MutexGuard<'_, Vec<Reduction>> {
+        self.reductions.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// How often the list of reductions has changed. Reducers look at it once per block.
+    pub(crate) fn changes(&self) -> u64 {
+        self.changes.load(Ordering::Acquire)
+    }
+
+    /// Computes another list of reductions from now on, also of the acquisitions that run: what was not computed before
+    /// is computed of earlier frames from disk, as soon as there is time. Errors: a list that does not fit a running
+    /// acquisition; then nothing has changed anywhere, or what did has its old list again.
+    pub(crate) fn change_reductions(&self, reductions: Vec<Reduction>) -> Result<(), String> {
+        // No acquisition begins meanwhile.
+        let _beginning = self.beginning.lock().unwrap_or_else(PoisonError::into_inner);
+        let before = self.reductions().clone();
+        let running = self.all_running();
+        for (at, acquisition) in running.iter().enumerate() {
+            if let Err(error) = self.change_one(acquisition, &reductions) {
+                for changed in &running[..at] {
+                    self.change_one(changed, &before)?;
+                }
+                return Err(error);
+            }
+        }
+        *self.reductions() = reductions;
+        self.changes.fetch_add(1, Ordering::AcqRel);
+        Ok(())
+    }
+
+    fn change_one(&self, acquisition: &Acquisition, reductions: &[Reduction]) -> Result<(), String> {
+        if acquisition.is_finishing() {
+            return Ok(());
+        }
+        let Announcement { frame_count, detector, pixel, .. } = acquisition.first;
+        let positions = acquisition.scan.map_or(frame_count.unwrap_or(0), |scan| scan.shape.position_count());
+        let footprint = Footprint::of(reductions, detector, pixel, positions, acquisition.link_count());
+        let footprint = footprint.map_err(|error| error.to_string())?;
+        self.check_images(positions, footprint).map_err(|error| error.to_string())?;
+        let links: Vec<u32> = acquisition.parts().iter().map(|part| part.series.link).collect();
+        let plans = self.board.update_id(&acquisition.id, |shown| {
+            let images = shown.pictures_mut::<Images>()?;
+            let changed = images.change(reductions);
+            Some(changed.and_then(|()| links.iter().map(|&link| images.plan(link)).collect::<Result<Vec<_>, _>>()))
+        });
+        let plans = plans.flatten().transpose().map_err(|error: PlanError| error.to_string())?;
+        for (link, plan) in links.into_iter().zip(plans.unwrap_or_default()) {
+            acquisition.change(link, |part| part.reduce = Arc::new(plan));
+        }
+        Ok(())
     }
 
     /// Where this series is recorded.
@@ -230,9 +300,12 @@ impl Acquisitions {
         let regions = self.regions(announced);
         let Announcement { frame_count, detector, pixel, .. } = *announced;
         let positions = scan.map_or(frame_count.unwrap_or(0), |scan| scan.shape.position_count());
-        self.check_images(positions, detector)?;
-        self.check_space(announced, scan, &regions, positions)?;
-        let images = LiveImages::new(&self.plan.reductions, scan, frame_count, detector, pixel, &regions)
+        let reductions = self.reductions().clone();
+        let footprint = Footprint::of(&reductions, detector, pixel, positions, regions.len());
+        let footprint = footprint.map_err(|error| refused(error.to_string()))?;
+        self.check_images(positions, footprint)?;
+        self.check_space(announced, scan, &regions, footprint.stored_bytes)?;
+        let images = LiveImages::new(&reductions, scan, frame_count, detector, pixel, &regions)
             .map_err(|error| refused(error.to_string()))?;
         let mut series = self.series(id, link, announced.clone(), scan)?;
         let data_set = self.data_set(begun, &mut series, scan, &regions)?;
@@ -244,6 +317,7 @@ impl Acquisitions {
             began: Instant::now(),
             first: announced.clone(),
             finishing: AtomicBool::new(false),
+            filling: Mutex::new(()),
             parts: Mutex::new(vec![None; self.plan.links.len()]),
         });
         self.show(&acquisition, images);
@@ -251,18 +325,12 @@ impl Acquisitions {
     }
 
     /// Refuses images that would take more memory than was promised at start.
-    fn check_images(&self, positions: u64, detector: SigShape) -> Result<(), Refused> {
-        let wide = |reduction: &Reduction| match reduction {
-            Reduction::CentreOfMass => 3 * 16 * positions,
-            Reduction::Virtual { .. } | Reduction::Total => 16 * positions,
-            Reduction::Sum | Reduction::Max => 16 * detector.pixel_count(),
-        };
-        let bytes: u64 = self.plan.reductions.iter().map(wide).sum();
+    fn check_images(&self, positions: u64, footprint: Footprint) -> Result<(), Refused> {
+        let bytes = footprint.memory_bytes;
         if bytes > IMAGES_BYTES_MAX {
             return Err(refused(format!(
-                "{} results over {positions} scan positions need {bytes} bytes, at most {IMAGES_BYTES_MAX} are kept: \
-                 ask for fewer results",
-                self.plan.reductions.len()
+                "results over {positions} scan positions need {bytes} bytes, at most {IMAGES_BYTES_MAX} are kept: \
+                 ask for fewer results"
             )));
         }
         Ok(())
@@ -274,14 +342,13 @@ impl Acquisitions {
         announced: &Announcement,
         scan: Option<Scan>,
         regions: &[Region],
-        positions: u64,
+        results_bytes: u64,
     ) -> Result<(), Refused> {
         let (data, limits) = (&self.plan.data, &self.plan.limits);
         let reserve_bytes = limits.reserve_bytes.unwrap_or(0); // Resolved when the receiver started.
         let disks = if data.volumes.is_empty() { std::slice::from_ref(&data.directory) } else { &data.volumes[..] };
         let Some(space) = Space::over(disks, reserve_bytes).filter(|_| data.record) else { return Ok(()) };
         let row = scan.map(|scan| scan.shape.width);
-        let results_bytes = self.results_bytes(positions, announced.detector);
         let bytes_of = |frame_count: Option<u64>| {
             let tile = |region: &Region| {
                 let frame_bytes = region.pixel_count() * announced.pixel.bytes() as u64;
@@ -302,16 +369,6 @@ impl Acquisitions {
     fn layout(&self, frame_bytes: u64, row: Option<u32>, frame_count: Option<u64>) -> Option<Layout> {
         let layout = Layout::choose(frame_bytes, self.plan.limits.block_bytes, row, frame_count)?;
         Some(layout.in_segments_of(self.plan.segment_bytes_max()))
-    }
-
-    /// Bytes of the results as they are stored, at most.
-    fn results_bytes(&self, positions: u64, detector: SigShape) -> u64 {
-        let stored = |reduction: &Reduction| match reduction {
-            Reduction::CentreOfMass => 2 * 8 * positions,
-            Reduction::Virtual { .. } | Reduction::Total => 8 * positions,
-            Reduction::Sum | Reduction::Max => 8 * detector.pixel_count(),
-        };
-        positions + self.plan.reductions.iter().map(stored).sum::<u64>()
     }
 
     fn show(&self, acquisition: &Acquisition, images: LiveImages) {
@@ -391,9 +448,10 @@ impl Acquisitions {
         if (announced.pixel, announced.frame_count) != (first.pixel, first.frame_count) {
             return Err(refused(format!("link {link} announces {announced:?}, the first link announced {first:?}")));
         }
-        let reduce = ReducePlan::compile(&self.plan.reductions, announced.detector, announced.region, announced.pixel)
-            .map_err(|error| refused(error.to_string()))?
-            .for_scan(acquisition.scan);
+        let images = |shown: &mut live::Acquisition| shown.pictures_mut::<Images>().map(|images| images.plan(link));
+        let reduce = self.board.update_id(&acquisition.id, images).flatten();
+        let reduce = reduce.ok_or_else(|| refused("too many series began at once".to_owned()))?;
+        let reduce = reduce.map_err(|error| refused(error.to_string()))?;
         let mut series = self.series(acquisition.id, link, announced, acquisition.scan)?;
         series.name.clone_from(&acquisition.name);
         let series = Arc::new(series);
@@ -408,6 +466,26 @@ impl Acquisitions {
         };
         acquisition.lock()[link as usize] = Some(part);
         Ok(series)
+    }
+}
+
+impl Control for Acquisitions {
+    fn reductions(&self) -> serde_json::Value {
+        Self::reductions(self).iter().map(Reduction::to_json).collect()
+    }
+
+    /// An entry of nothing but a name stays as it is.
+    fn change_reductions(&self, list: &serde_json::Value) -> Result<(), String> {
+        let Some(entries) = list.as_array() else { return Err("expected an array of reductions".into()) };
+        let present = Self::reductions(self).clone();
+        let reduction = |(at, entry): (usize, &serde_json::Value)| {
+            let name = entry.as_object().filter(|entry| entry.len() == 1).and_then(|entry| entry.get("name"));
+            let kept = name.and_then(|name| present.iter().find(|reduction| name == reduction.name()));
+            let wanted = kept.cloned().map_or_else(|| Reduction::from_json(entry), Ok);
+            wanted.map_err(|error| format!("[{at}]: {error}"))
+        };
+        let list = entries.iter().enumerate().map(reduction).collect::<Result<Vec<_>, _>>()?;
+        Self::change_reductions(self, list)
     }
 }
 

@@ -125,13 +125,13 @@ impl DemoArgs {
     fn reductions(&self) -> Vec<Reduction> {
         let centre = f64::from(self.detector / 2);
         let disk = DISK_RADIUS * f64::from(self.detector);
-        let named = |name: &str, detector| Reduction::Virtual { name: name.into(), detector };
+        let named = |name: &str, detector| Reduction::virtual_detector(name, detector);
         vec![
             named("bf", VirtualDetector::Disk { cy: centre, cx: centre, radius: disk }),
             named("adf", VirtualDetector::Ring { cy: centre, cx: centre, inner: disk * 1.5, outer: centre }),
-            Reduction::Total,
-            Reduction::CentreOfMass,
-            Reduction::Sum,
+            Reduction::total(),
+            Reduction::centre_of_mass(),
+            Reduction::sum(),
         ]
     }
 }

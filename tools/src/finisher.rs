@@ -4,21 +4,21 @@
 //! Behind it, in its own thread at the lowest priority: waits for the reducers, reduces from disk what the live queue
 //! skipped, stores the results, closes the data set and says how it went.
 
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
 use ronchi_pipeline::format::{DataSetState, Law};
-use ronchi_pipeline::reduce::{Frames, Reducer};
 use ronchi_pipeline::{EndReason, Gap, GapReason, Gaps, LinkCounters};
 use ronchi_sinks::live::{Board, State};
-use ronchi_sinks::storage::{Access, ReadPlan, Reader, Runs, TileOutcome};
+use ronchi_sinks::storage::TileOutcome;
 
 use crate::acquisitions::{Acquisition, Acquisitions, Part};
+use crate::catch_up::{CatchUp, CatchUpThread};
 use crate::pictures::Images;
 use crate::process;
-use crate::reducers::{Reducers, merge, merge_patterns};
+use crate::reducers::Reducers;
 use crate::summary::{Counts, Frames as FrameCounts, Summary, TileLaw};
 
 /// How often acquisitions are looked through for links that will not come.
@@ -32,10 +32,10 @@ pub(crate) struct Finisher {
     pub board: Arc<Board>,
     /// The reducer threads; they end with the finisher.
     pub reducers: Reducers,
-    /// Counters of each link.
-    pub counters: Vec<Arc<LinkCounters>>,
-    /// No reduction was asked for: there is nothing to fill in.
-    pub reduces_nothing: bool,
+    /// What is filled in, and how.
+    pub catch_up: CatchUp,
+    /// Does the same while acquisitions run; ends before the reducers.
+    pub catching_up: CatchUpThread,
     /// Most bytes the receiver said it would use.
     pub ceiling_bytes: u64,
     /// Where summaries go.
@@ -59,12 +59,13 @@ impl Finisher {
             self.acquisitions.forget(&acquisition.id);
             let _ = self.summaries.send(summary); // A receiver that does not care for summaries has dropped the other end.
         }
+        drop(self.catching_up); // It can flush the reducers, so it ends before them.
         self.reducers.join();
     }
 
     fn finish(&self, acquisition: &Acquisition) -> Summary {
         let parts = acquisition.parts();
-        self.reducers.flush(acquisition.id);
+        self.reducers.flusher().flush(acquisition.id);
         let stored = parts.iter().filter_map(|part| part.stored).max().unwrap_or_else(Instant::now);
         let mut errors: Vec<String> = parts.iter().filter_map(|part| part.tile.as_ref()?.error.clone()).collect();
         let backfilled = self.backfill(acquisition, &parts).unwrap_or_else(|error| {
@@ -93,63 +94,15 @@ impl Finisher {
         self.summary(acquisition, &parts, state, (&gaps, backfilled), (seconds, stored.elapsed().as_secs_f64()), errors)
     }
 
-    /// Reduces frames that are on disk but not in the live images; returns how many.
+    /// Reduces frames that are on disk but not in the live images, then what needs whole images; returns how many frames.
     fn backfill(&self, acquisition: &Acquisition, parts: &[Part]) -> anyhow::Result<u64> {
-        let Some(data_set) = &acquisition.data_set else { return Ok(0) };
-        if self.reduces_nothing {
-            return Ok(0);
-        }
+        let _filling = acquisition.filling.lock().unwrap_or_else(PoisonError::into_inner);
         let mut count = 0;
         for part in parts {
             let Some(tile) = &part.tile else { continue };
-            let link = part.series.link;
-            let unreduced = self.board.update_id(&acquisition.id, |shown| {
-                shown.pictures_mut().map(|images: &mut Images| images.not_reduced(link, tile.frame_count))
-            });
-            let ranges = unreduced.flatten().context("the live images are gone")?;
-            if ranges.is_empty() {
-                continue;
-            }
-            let reader = Reader::open(data_set.path())?;
-            let mut reducer = Reducer::new(Arc::clone(&part.reduce));
-            // Read around the page cache: nobody else has asked for these frames, and a mapping could end the receiver. The
-            // checksums were taken by this process a moment ago, and the gaps are known here.
-            let plan = ReadPlan { access: Access::Direct, verify: false, gaps: Some(tile.gaps.clone()) };
-            let mut runs = reader.runs(link, 0..0, &plan)?;
-            for range in ranges {
-                runs.restart(range);
-                count += self.backfill_range(acquisition, part, &mut runs, &mut reducer)?;
-            }
-            merge_patterns(&self.board, (acquisition.id, link), &reducer.take_patterns());
+            count += self.catch_up.fill(acquisition, &part.series, tile.frame_count, Some(&tile.gaps), &|| false)?;
         }
-        Ok(count)
-    }
-
-    fn backfill_range(
-        &self,
-        acquisition: &Acquisition,
-        part: &Part,
-        runs: &mut Runs,
-        reducer: &mut Reducer,
-    ) -> anyhow::Result<u64> {
-        let series = &part.series;
-        let mut count = 0;
-        while let Some(run) = runs.next_run()? {
-            if let Some(error) = run.error {
-                return Err(error.into());
-            }
-            if run.bytes.is_empty() {
-                continue; // Nothing there to reduce.
-            }
-            let announced = &series.announced;
-            let frames = Frames::new(run.frames.start, run.bytes, announced.pixel, announced.region)?;
-            count += reducer.reduce(&frames.with_flags(run.flags)?);
-            merge(&self.board, (acquisition.id, series.link), &reducer.take());
-        }
-        if let Some(counters) = self.counters.get(series.link as usize) {
-            LinkCounters::add(&counters.backfilled_frames, count);
-            LinkCounters::add(&counters.reduced_frames, count);
-        }
+        self.catch_up.derive(acquisition);
         Ok(count)
     }
 

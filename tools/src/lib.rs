@@ -1,6 +1,7 @@
 //! The `ronchi` program as a library: wiring, commands and detector simulators, for the binary, tests and benchmarks.
 
 mod acquisitions;
+mod catch_up;
 pub mod demo;
 mod descriptors;
 pub mod export;

@@ -3,7 +3,9 @@
 use std::ops::Range;
 
 use ronchi_pipeline::FrameIndex;
-use ronchi_pipeline::reduce::{LiveImage, LiveImages, Partial, Patterns};
+use ronchi_pipeline::reduce::{
+    Derivation, Derived, LiveImage, LiveImages, Partial, Patterns, PlanError, ReducePlan, Reduction,
+};
 use ronchi_sinks::live::{Axis, Picture, Pictures};
 use ronchi_sinks::storage::ResultArray;
 use serde_json::json;
@@ -40,7 +42,7 @@ impl Picture for Shown<'_> {
     }
 
     fn axes(&self) -> Vec<Axis> {
-        self.image.axes().iter().map(|name| Axis::pixels(name)).collect()
+        self.image.axes().into_iter().map(Axis::pixels).collect()
     }
 
     fn version(&self) -> u64 {
@@ -57,6 +59,10 @@ impl Picture for Shown<'_> {
 
     fn frames(&self) -> Range<FrameIndex> {
         self.frames.clone()
+    }
+
+    fn config(&self) -> u32 {
+        self.image.epoch()
     }
 }
 
@@ -80,9 +86,45 @@ impl Images {
         self.images.merge_patterns(link, patterns);
     }
 
-    /// Frames below `frame_count` that have a place in the images and are not in them, on this link.
-    pub(crate) fn not_reduced(&self, link: u32, frame_count: u64) -> Vec<Range<FrameIndex>> {
-        self.images.not_reduced(link, 0..frame_count)
+    /// Computes another list of reductions from now on.
+    pub(crate) fn change(&mut self, reductions: &[Reduction]) -> Result<(), PlanError> {
+        self.images.change(reductions)
+    }
+
+    /// How blocks of this link are reduced from now on.
+    pub(crate) fn plan(&self, link: u32) -> Result<ReducePlan, PlanError> {
+        self.images.plan(link)
+    }
+
+    /// Number of changes of the list so far.
+    pub(crate) fn generation(&self) -> u32 {
+        self.images.generation()
+    }
+
+    /// Number of those frames, each counted once.
+    pub(crate) fn missing_count(&self, link: u32, frame_count: u64) -> u64 {
+        self.images.missing_count(link, frame_count)
+    }
+
+    /// Frames below `frame_count` that have a place in the images and are not in all of them, on this link, and how to
+    /// reduce them.
+    pub(crate) fn holes(&self, link: u32, frame_count: u64) -> Vec<(Vec<Range<FrameIndex>>, ReducePlan)> {
+        let holes = self.images.holes(link, 0..frame_count).into_iter();
+        let planned = holes.map(|hole| {
+            let plan = self.images.plan_for(link, &hole).expect("the list of reductions was planned before");
+            (hole.frames, plan)
+        });
+        planned.collect()
+    }
+
+    /// What is to be computed from whole images, beside the board.
+    pub(crate) fn derivations(&self) -> Vec<Derivation> {
+        self.images.derivations()
+    }
+
+    /// Takes in what was computed.
+    pub(crate) fn put(&mut self, derived: Derived) {
+        self.images.put(derived);
     }
 
     /// Every result with exact numbers, and which scan positions are measured.
@@ -104,7 +146,7 @@ impl Images {
                 shape: stored.shape.iter().map(|&extent| extent as u64).collect(),
                 data_type: stored.zarr.into(),
                 fill_value: if is_float { json!("NaN") } else { json!(0) },
-                dimension_names: image.axes().iter().map(|&name| name.into()).collect(),
+                dimension_names: image.axes().into_iter().map(Into::into).collect(),
                 attributes: json!({ "unit": image.unit() }),
                 bytes: stored.bytes,
             }

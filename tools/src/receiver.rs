@@ -19,11 +19,12 @@ use ronchi_ingest::replay::ReplaySource;
 use ronchi_ingest::tiles::{TileSettings, TileSource};
 use ronchi_ingest::{Link, ReceiveError, Source, receive};
 use ronchi_pipeline::{Block, Event, FanOut, Layout, LinkCounters, Pool, Series};
-use ronchi_sinks::http::{HttpLimits, HttpServer};
+use ronchi_sinks::http::{Control, HttpLimits, HttpServer};
 use ronchi_sinks::live::{self, Board, Publisher, StreamPlan, Wiring};
 use ronchi_sinks::storage::{Disk, PackPlan, Space, StorageError, Writer, WriterPlan, WriterReport};
 
 use crate::acquisitions::{Acquisition, Acquisitions, IMAGES_BYTES_MAX};
+use crate::catch_up::{CatchUp, CatchUpThread};
 use crate::descriptors;
 use crate::finisher::Finisher;
 use crate::process;
@@ -94,7 +95,8 @@ impl Receiver {
             .http
             .map(|address| {
                 let limits = HttpLimits { connections: http_connections, ..HttpLimits::default() };
-                HttpServer::spawn(Arc::clone(&board), address, limits)
+                let control = Arc::clone(&acquisitions) as Arc<dyn Control>;
+                HttpServer::spawn(Arc::clone(&board), Some(control), address, limits)
             })
             .transpose()?;
         let links = Links { plan: &plan, pool, counters, queues, acquisitions: &acquisitions, options: &options };
@@ -335,12 +337,15 @@ fn start_finisher(
         counters: counters.to_vec(),
     };
     let reducers = Reducers::start(plan.limits.reducer_count, live, &shared)?;
+    let catch_up =
+        CatchUp { acquisitions: Arc::clone(&acquisitions), board: Arc::clone(&board), counters: counters.to_vec() };
+    let catching_up = CatchUpThread::start(catch_up.clone(), reducers.flusher().clone())?;
     let finisher = Finisher {
         acquisitions,
         board,
         reducers,
-        counters: counters.to_vec(),
-        reduces_nothing: plan.reductions.is_empty(),
+        catch_up,
+        catching_up,
         ceiling_bytes: ceiling_bytes(plan),
         summaries,
     };

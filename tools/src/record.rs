@@ -178,10 +178,10 @@ impl RecordArgs {
         let source = self.arm.apply(self.source, &scan)?;
         let mut reductions = self.virtuals;
         let whole = [
-            (self.total, Reduction::Total),
-            (self.com, Reduction::CentreOfMass),
-            (self.sum, Reduction::Sum),
-            (self.max, Reduction::Max),
+            (self.total, Reduction::total()),
+            (self.com, Reduction::centre_of_mass()),
+            (self.sum, Reduction::sum()),
+            (self.max, Reduction::max()),
         ];
         reductions.extend(whole.into_iter().filter_map(|(wanted, reduction)| wanted.then_some(reduction)));
         let plan = Plan {

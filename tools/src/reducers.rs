@@ -50,8 +50,24 @@ pub(crate) struct Shared {
 
 /// The reducer threads of a receiver; they end when the live queue is closed and empty.
 pub(crate) struct Reducers {
-    flush: Vec<Sender<Flush>>,
+    flush: Flusher,
     threads: Vec<JoinHandle<()>>,
+}
+
+/// Asks all reducers to hand over what they have. They live for as long as somebody could ask.
+#[derive(Clone)]
+pub(crate) struct Flusher(Vec<Sender<Flush>>);
+
+impl Flusher {
+    /// Waits until every block queued so far is merged and no reducer holds anything of this acquisition.
+    pub(crate) fn flush(&self, acquisition: [u8; 16]) {
+        let (done, answers) = bounded(self.0.len());
+        for worker in &self.0 {
+            let _ = worker.send(Flush { acquisition, done: done.clone() }); // A thread that has ended holds nothing.
+        }
+        drop(done);
+        while answers.recv().is_ok() {}
+    }
 }
 
 impl Reducers {
@@ -65,17 +81,12 @@ impl Reducers {
             let thread = std::thread::Builder::new().name(format!("reduce-{number}"));
             threads.push(thread.spawn(move || worker.run())?);
         }
-        Ok(Self { flush, threads })
+        Ok(Self { flush: Flusher(flush), threads })
     }
 
-    /// Waits until every block queued so far is merged and no reducer holds anything of this acquisition.
-    pub(crate) fn flush(&self, acquisition: [u8; 16]) {
-        let (done, answers) = bounded(self.flush.len());
-        for worker in &self.flush {
-            let _ = worker.send(Flush { acquisition, done: done.clone() }); // A thread that has ended holds nothing.
-        }
-        drop(done);
-        while answers.recv().is_ok() {}
+    /// What waits for them.
+    pub(crate) fn flusher(&self) -> &Flusher {
+        &self.flush
     }
 
     /// Waits for the threads to end; the live queue must be closed.
@@ -92,6 +103,8 @@ impl Reducers {
 struct Running {
     reducer: Reducer,
     patterns_since: Option<Instant>,
+    /// Changes of the list of reductions that its plan knows.
+    changes: u64,
 }
 
 struct Worker {
@@ -143,10 +156,16 @@ impl Worker {
         self.hand_over_patterns(PATTERN_INTERVAL);
     }
 
+    /// The reducer of a link, by the plan in force.
     fn running(&mut self, key: ([u8; 16], u32)) -> Option<&mut Running> {
-        if !self.reducers.contains_key(&key) {
+        let changes = self.shared.acquisitions.changes();
+        let is_known = self.reducers.get(&key).is_some_and(|running| running.changes == changes);
+        if !is_known {
             let plan = self.shared.acquisitions.find(&key.0)?.reduce_plan(key.1)?;
-            self.reducers.insert(key, Running { reducer: Reducer::new(plan), patterns_since: None });
+            if let Some(mut before) = self.reducers.remove(&key) {
+                merge_patterns(&self.shared.board, key, &before.reducer.take_patterns());
+            }
+            self.reducers.insert(key, Running { reducer: Reducer::new(plan), patterns_since: None, changes });
         }
         self.reducers.get_mut(&key)
     }

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use ronchi_config::{Error, MerlinControlPlan, MerlinTrigger, Plan, SourcePlan};
+use ronchi_config::{Error, MerlinControlPlan, MerlinTrigger, Plan, SourcePlan, parse_reduction};
 use ronchi_pipeline::reduce::{Reduction, VirtualDetector};
 use ronchi_pipeline::{NavShape, Region, ScanOrder, SigShape};
 
@@ -99,7 +99,7 @@ fn every_key_arrives() {
     assert_eq!((scan.flyback, scan.sync_offset), (2, -3));
     assert!(plan.describe().contains("results   total, com, bf, adf, mask\n"), "{plan}");
     let disk = VirtualDetector::Disk { cy: 256.0, cx: 256.0, radius: 20.0 };
-    assert_eq!(plan.reductions[2], Reduction::Virtual { name: "bf".into(), detector: disk });
+    assert_eq!(plan.reductions[2], Reduction::virtual_detector("bf", disk));
     assert_eq!(plan.live.zmq.as_deref(), Some("tcp://127.0.0.1:7010"));
     assert_eq!(plan.live.update_interval, Duration::from_millis(100));
     assert_eq!((plan.limits.block_bytes, plan.limits.reducer_count), (2 << 20, 3));
@@ -206,4 +206,27 @@ fn replays() {
     let plan = Plan::from_toml(text, "r.toml", "/runs".as_ref()).expect("good");
     assert_eq!(plan.links[0].source, replay("/runs/old/a.ronchi", Some(100_000_000), None));
     assert!(plan.describe().contains("replay of /runs/old/a.ronchi, 10.000 frames/s"), "{plan}");
+}
+
+/// Reductions of every kind come through with name and parameters, from files and from the command line.
+#[test]
+fn reductions() {
+    let text = "[data]\ndirectory = '/d'\n[[link]]\nsource = 'tiles://h:5'\n[reduce]\ntotal = false\nsum = false\n\
+                [[reduction]]\nkind = 'radial'\nname = 'profile'\nbins = 64\ncentre = [127.5, 128]\n\
+                [[reduction]]\nkind = 'com'\nouter = 40.0\nalso = ['field', 'phase']\n[[reduction]]\nkind = 'min'\n";
+    let plan = Plan::from_toml(text, "r.toml", Path::new("")).expect("valid");
+    let typed = ["profile=radial:bins=64,centre=[127.5,128]", "com:outer=40,also=[field, phase]", "min"];
+    let typed: Vec<Reduction> = typed.iter().map(|text| parse_reduction(text).expect(text)).collect();
+    assert_eq!(plan.reductions, typed);
+    assert!(plan.describe().contains("results   profile, com, min\n"), "{plan}");
+    for (text, wrong) in [
+        ("radial:bins", "KEY=VALUE"),
+        ("sum=max", "belong to"),
+        ("radial:bins=-1", "`bins`"),
+        ("spiral", "expected one of `total`, `com`, `sum`"),
+        ("com:also=[fields]", "unknown variant `fields`"),
+    ] {
+        let error = parse_reduction(text).expect_err(text).to_string();
+        assert!(error.contains(wrong), "{text}: {error}");
+    }
 }

@@ -2,9 +2,13 @@
 
 use std::ops::Range;
 
-use super::live::{LiveImages, Place, Store};
-use super::patterns::{MaxPattern, SumPattern, number_of};
-use super::spec::Made;
+use super::epoch::Epoch;
+use super::live::{LiveImages, ScanPlace};
+use super::output::{At, Made, Output, Over, PixelAt, within};
+use super::patterns::{Accumulator, Patterns, SumPattern};
+use super::spec::Sum;
+use super::store::Store;
+use super::versions::RowVersions;
 use crate::{PixelKind, Region};
 
 /// A result for files: exact numbers, C order, little-endian.
@@ -21,142 +25,185 @@ pub struct Stored {
 }
 
 /// A view of one result. Rows are steps along its first axis.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub struct LiveImage<'a> {
     images: &'a LiveImages,
-    name: &'a str,
-    made: Made,
+    number: usize,
+    output: &'a Output,
+    epochs: Vec<&'a Epoch>,
 }
 
 impl<'a> LiveImage<'a> {
-    pub(super) fn new(images: &'a LiveImages, name: &'a str, made: Made) -> Self {
-        Self { images, name, made }
+    pub(super) fn new(images: &'a LiveImages, number: usize) -> Self {
+        let output = &images.spec.results[number];
+        Self { images, number, output, epochs: images.epochs_of(output) }
     }
 
-    /// Its name: that of the virtual detector, or `total`, `com`, `sum`, `max`.
+    /// Its name, unique in the list of reductions.
     pub fn name(&self) -> &'a str {
-        self.name
+        &self.output.name
     }
 
-    /// Extent along each axis: `[ny, nx]` of the scan or `[frames]` without one, with a last axis of 2 for the centre
-    /// of mass; `[sy, sx]` of the detector for patterns.
+    /// Extent along each axis: `[ny, nx]` of the scan or `[frames]` without one, `[sy, sx]` of the detector for patterns,
+    /// nothing for what belongs to the acquisition; then its own axes, e.g. 2 for the components of a centre of mass.
     pub fn shape(&self) -> Vec<usize> {
-        let mut shape = match self.is_pattern() {
-            true => vec![self.images.detector.height as usize, self.images.detector.width as usize],
-            false => self.images.scan_shape(),
+        let mut shape = match self.output.over {
+            Over::Scan => self.images.scan_shape(),
+            Over::Detector => {
+                let detector = self.images.spec.detector;
+                vec![detector.height as usize, detector.width as usize]
+            }
+            Over::All => vec![],
         };
-        if matches!(self.made, Made::Com { .. }) {
-            shape.push(2);
-        }
+        shape.extend(self.output.axes.iter().map(|&(_, length)| length));
         shape
     }
 
-    /// Name of each axis: `scan_y`, `scan_x`, `frame`, `sig_y`, `sig_x`; `component` is `(y, x)`.
-    pub fn axes(&self) -> &'static [&'static str] {
-        match (self.made, self.images.place) {
-            (Made::Sum | Made::Max, _) => &["sig_y", "sig_x"],
-            (Made::Com { .. }, Place::Scan(_)) => &["scan_y", "scan_x", "component"],
-            (Made::Com { .. }, Place::Line(_)) => &["frame", "component"],
-            (Made::Value { .. }, Place::Scan(_)) => &["scan_y", "scan_x"],
-            (Made::Value { .. }, Place::Line(_)) => &["frame"],
-        }
+    /// Name of each axis: `scan_y`, `scan_x`, `frame`, `sig_y`, `sig_x`; `component` is `(y, x)`; `bin`, `order`, ...
+    pub fn axes(&self) -> Vec<&'static str> {
+        let mut axes = match (self.output.over, self.images.place) {
+            (Over::Detector, _) => vec!["sig_y", "sig_x"],
+            (Over::Scan, ScanPlace::Scan(_)) => vec!["scan_y", "scan_x"],
+            (Over::Scan, ScanPlace::Line(_)) => vec!["frame"],
+            (Over::All, _) => vec![],
+        };
+        axes.extend(self.output.axes.iter().map(|&(name, _)| name));
+        axes
     }
 
-    /// Unit of the numbers: `px` (of the whole detector) for the centre of mass, otherwise `counts`, those of the pixels.
+    /// Unit of the numbers: `counts` are those of the pixels, `px` those of the whole detector.
     pub fn unit(&self) -> &'static str {
-        if matches!(self.made, Made::Com { .. }) { "px" } else { "counts" }
+        self.output.unit
     }
 
-    /// Whether it is an image over the detector rather than over the scan.
+    /// Whether it is laid over the detector rather than over the scan.
     pub fn is_pattern(&self) -> bool {
-        matches!(self.made, Made::Sum | Made::Max)
+        self.output.over == Over::Detector
+    }
+
+    /// Number of the change of the list of reductions that brought it (the newest of what it is made of).
+    pub fn epoch(&self) -> u32 {
+        self.epochs.iter().map(|epoch| epoch.number).max().unwrap_or(0)
     }
 
     /// Version of its newest row; 0 = nothing measured yet.
     pub fn version(&self) -> u64 {
-        self.versions().newest()
+        match self.output.made {
+            Made::Whole { .. } => self.images.derived[self.number].as_ref().map_or(0, |derived| derived.version),
+            _ => self.versions().iter().map(|versions| versions.newest()).max().unwrap_or(0),
+        }
     }
 
-    fn versions(&self) -> &super::versions::RowVersions {
-        if self.is_pattern() { &self.images.pattern_versions } else { &self.images.value_versions }
+    fn versions(&self) -> Vec<&'a RowVersions> {
+        let of = |epoch: &&'a Epoch| match self.output.over {
+            Over::Scan => &epoch.value_versions,
+            Over::Detector | Over::All => &epoch.pattern_versions,
+        };
+        self.epochs.iter().map(of).collect()
     }
 
     /// Rows that changed after `version`, ascending, not touching; rows that only grew incomplete count as changed.
     pub fn rows_changed_since(&self, version: u64) -> Vec<Range<usize>> {
-        self.versions().changed_since(version, self.row_count())
+        if matches!(self.output.made, Made::Whole { .. }) || self.output.over == Over::All {
+            let all = 0..self.row_count();
+            return Some(all).filter(|_| self.version() > version).into_iter().collect();
+        }
+        RowVersions::changed_since(&self.versions(), version, self.row_count())
     }
 
     fn row_count(&self) -> usize {
         self.shape().first().copied().unwrap_or(0)
     }
 
-    /// Numbers of some rows as pictures show them, C order: NaN where not all tiles are in, and for a centre of mass
-    /// without signal (sum of the frame <= 0 or not finite). Rows beyond the last are left out.
+    /// Numbers in one row.
+    fn row_numbers(&self) -> usize {
+        self.shape().iter().skip(1).product()
+    }
+
+    /// Numbers of some rows as pictures show them, C order: NaN where not all tiles are in, and where a result is not
+    /// defined (a centre of mass without signal). Rows beyond the last are left out.
     pub fn row_values(&self, rows: Range<usize>) -> Vec<f64> {
-        let rows = rows.start.min(self.row_count())..rows.end.min(self.row_count());
-        if self.is_pattern() {
-            return self.pattern_rows(rows);
-        }
-        let places = rows.start * self.images.row_length()..rows.end * self.images.row_length();
-        match self.made {
-            Made::Com { total, y, x } => places.flat_map(|index| self.com(index, total, y, x)).collect(),
-            Made::Value { column } => places.map(|index| self.value(index, column)).collect(),
-            Made::Sum | Made::Max => Vec::new(),
-        }
-    }
-
-    fn value(&self, index: usize, column: usize) -> f64 {
-        if self.images.is_complete(index) { self.images.value(column, index) } else { f64::NAN }
-    }
-
-    fn com(&self, index: usize, total: usize, y: usize, x: usize) -> [f64; 2] {
-        let sum = self.value(index, total);
-        if sum > 0.0 && sum.is_finite() {
-            [y, x].map(|moment| self.images.value(moment, index) / sum)
-        } else {
-            [f64::NAN; 2]
-        }
-    }
-
-    /// Calls `row(columns of the detector, first pixel in the tile)` for each measured piece of detector row `y`.
-    fn pieces(&self, y: usize, mut piece: impl FnMut(Range<usize>, usize, &super::patterns::Patterns)) {
-        for tile in &self.images.tiles {
-            let Region { y: y0, x, height, width } = tile.region;
-            if tile.patterns.frame_count() > 0 && (y0..y0 + height).contains(&(y as u32)) {
-                let first = (y - y0 as usize) * width as usize;
-                piece(x as usize..(x + width) as usize, first, &tile.patterns);
+        let rows = within(&rows, self.row_count());
+        match &self.output.made {
+            Made::Count(column) => self.place_values(&rows, |at, out| out[0] = at.sum(*column)),
+            Made::Place(make) => self.place_values(&rows, |at, out| make(at, out)),
+            Made::Pattern(accumulator) => {
+                self.pattern_rows(rows, |patterns, pixel| value_of(*accumulator, patterns, pixel))
+            }
+            Made::Pixel(make) => self.pattern_rows(rows, |patterns, pixel| Some(make(&PixelAt { patterns, pixel }))),
+            Made::Histogram => self.counts()[rows].iter().map(|&count| count as f64).collect(),
+            Made::Whole { .. } => {
+                let numbers = rows.start * self.row_numbers()..rows.end * self.row_numbers();
+                let derived = self.images.derived[self.number].as_ref();
+                let values = derived.and_then(|derived| derived.values.get(numbers.clone()));
+                values.map_or_else(|| vec![f64::NAN; numbers.len()], <[f64]>::to_vec)
             }
         }
     }
 
-    fn pattern_rows(&self, rows: Range<usize>) -> Vec<f64> {
-        let width = self.images.detector.width as usize;
+    /// All numbers, as [`Self::row_values`].
+    pub fn all_values(&self) -> Vec<f64> {
+        self.row_values(0..self.row_count())
+    }
+
+    fn place_values(&self, rows: &Range<usize>, make: impl Fn(&At<'_>, &mut [f64])) -> Vec<f64> {
+        let (length, tail) = (self.images.row_length(), self.output.tail_count());
+        let first = rows.start * length;
+        let mut values = vec![f64::NAN; rows.len() * length * tail];
+        for (index, out) in (first..).zip(values.chunks_exact_mut(tail.max(1))) {
+            if self.is_complete(index) {
+                make(&At { images: self.images, index }, out);
+            }
+        }
+        values
+    }
+
+    fn is_complete(&self, index: usize) -> bool {
+        self.epochs.iter().all(|epoch| epoch.is_complete(index))
+    }
+
+    /// Calls `piece(columns of the detector, first pixel in the tile, patterns)` for each measured piece of row `y`.
+    fn pieces(&self, y: usize, mut piece: impl FnMut(Range<usize>, usize, &[&Patterns])) {
+        for (tile, region) in self.images.regions.iter().enumerate() {
+            let &Region { y: y0, x, height, width } = region;
+            let patterns = self.epochs.iter().map(|epoch| &epoch.tiles[tile].patterns);
+            let patterns: Vec<&Patterns> = patterns.filter(|patterns| patterns.frame_count() > 0).collect();
+            if !patterns.is_empty() && (y0..y0 + height).contains(&(y as u32)) {
+                piece(x as usize..(x + width) as usize, (y - y0 as usize) * width as usize, &patterns);
+            }
+        }
+    }
+
+    fn pattern_rows(&self, rows: Range<usize>, value: impl Fn(&[&Patterns], usize) -> Option<f64>) -> Vec<f64> {
+        let width = self.images.spec.detector.width as usize;
         let mut values = vec![f64::NAN; rows.len() * width];
         for (y, row) in rows.zip(values.chunks_exact_mut(width)) {
             self.pieces(y, |columns, first, patterns| {
-                for (value, pixel) in row[columns].iter_mut().zip(first..) {
-                    *value = match (self.made, &patterns.sum, &patterns.max) {
-                        (Made::Sum, Some(SumPattern::Integer(sum)), _) => sum[pixel] as f64,
-                        (Made::Sum, Some(SumPattern::Float(sum)), _) => sum.value(pixel),
-                        (Made::Max, _, Some(MaxPattern::U8(max))) => f64::from(max[pixel]),
-                        (Made::Max, _, Some(MaxPattern::U16(max))) => f64::from(max[pixel]),
-                        (Made::Max, _, Some(MaxPattern::U32(max))) => f64::from(max[pixel]),
-                        (Made::Max, _, Some(MaxPattern::F32(max))) => f64::from(number_of(max[pixel])),
-                        _ => f64::NAN,
-                    };
+                for (out, pixel) in row[columns].iter_mut().zip(first..) {
+                    *out = value(patterns, pixel).unwrap_or(f64::NAN);
                 }
             });
         }
         values
     }
 
+    /// Counts of a histogram, over all tiles.
+    fn counts(&self) -> Vec<u64> {
+        let mut counts = vec![0; self.output.tail_count()];
+        let patterns = self.epochs.iter().flat_map(|epoch| &epoch.tiles).map(|tile| &tile.patterns);
+        for (_, more) in patterns.filter_map(|patterns| patterns.histogram.as_ref()) {
+            counts.iter_mut().zip(more).for_each(|(count, &more)| *count += more);
+        }
+        counts
+    }
+
     /// NumPy and Zarr names of the type [`Self::stored`] uses.
     pub fn stored_type(&self) -> (&'static str, &'static str) {
-        let integer = self.images.pixel.is_integer();
-        match self.made {
-            Made::Value { column } if matches!(self.images.stores[column], Store::U64(_)) => ("<u8", "uint64"),
-            Made::Sum if integer => ("<u8", "uint64"),
-            Made::Max => match self.images.pixel.kind {
+        match self.output.made {
+            Made::Count(Sum(column)) if matches!(self.images.stores[column], Store::U64(_)) => ("<u8", "uint64"),
+            Made::Pattern(Accumulator::Sum) if self.images.spec.pixel.is_integer() => ("<u8", "uint64"),
+            Made::Histogram => ("<u8", "uint64"),
+            Made::Pattern(Accumulator::Max | Accumulator::Min) => match self.images.spec.pixel.kind {
                 PixelKind::U8 => ("|u1", "uint8"),
                 PixelKind::U16 => ("<u2", "uint16"),
                 PixelKind::U32 => ("<u4", "uint32"),
@@ -166,7 +213,7 @@ impl<'a> LiveImage<'a> {
         }
     }
 
-    /// The whole result, exactly: `uint64` for sums of integers, the pixel type for the maximum, `float64` otherwise.
+    /// The whole result, exactly: `uint64` for sums of integers, the pixel type for extremes, `float64` otherwise.
     /// Not measured is 0 in integers (see [`LiveImages::valid`]) and NaN in floating point.
     pub fn stored(&self) -> Stored {
         self.stored_rows(0..self.row_count())
@@ -174,16 +221,17 @@ impl<'a> LiveImage<'a> {
 
     /// Some rows of it; rows beyond the last are left out.
     pub fn stored_rows(&self, rows: Range<usize>) -> Stored {
-        let rows = rows.start.min(self.row_count())..rows.end.min(self.row_count());
+        let rows = within(&rows, self.row_count());
         let mut shape = self.shape();
         if let Some(first) = shape.first_mut() {
             *first = rows.len();
         }
         let (numpy, zarr) = self.stored_type();
         let floats = || self.row_values(rows.clone()).into_iter();
-        let bytes = match (self.made, numpy) {
-            (Made::Value { column }, "<u8") => self.stored_integers(rows, column),
-            (Made::Sum, "<u8") => self.stored_sums(rows),
+        let bytes = match (&self.output.made, numpy) {
+            (&Made::Count(Sum(column)), "<u8") => self.stored_integers(rows, column),
+            (Made::Pattern(_), "<u8") => self.stored_sums(rows),
+            (Made::Histogram, _) => self.counts()[rows].iter().flat_map(|count| count.to_le_bytes()).collect(),
             // Native pixels pass through f64 unharmed; NaN, not measured, becomes 0 in integers.
             (_, "|u1") => floats().map(|value| value as u8).collect(),
             (_, "<u2") => floats().flat_map(|value| (value as u16).to_le_bytes()).collect(),
@@ -197,21 +245,35 @@ impl<'a> LiveImage<'a> {
     fn stored_integers(&self, rows: Range<usize>, column: usize) -> Vec<u8> {
         let Store::U64(values) = &self.images.stores[column] else { return Vec::new() };
         let places = rows.start * self.images.row_length()..rows.end * self.images.row_length();
-        let value = |index| if self.images.is_complete(index) { values[index] } else { 0 };
+        let value = |index| if self.is_complete(index) { values[index] } else { 0 };
         places.flat_map(|index| value(index).to_le_bytes()).collect()
     }
 
     fn stored_sums(&self, rows: Range<usize>) -> Vec<u8> {
-        let width = self.images.detector.width as usize;
+        let width = self.images.spec.detector.width as usize;
         let mut values = vec![0_u64; rows.len() * width];
         for (y, row) in rows.zip(values.chunks_exact_mut(width)) {
             self.pieces(y, |columns, first, patterns| {
-                if let Some(SumPattern::Integer(sum)) = &patterns.sum {
+                let sums = patterns.iter().find_map(|patterns| match &patterns.sum {
+                    Some(SumPattern::Integer(sums)) => Some(sums),
+                    _ => None,
+                });
+                if let Some(sums) = sums {
                     let count = columns.len();
-                    row[columns].copy_from_slice(&sum[first..first + count]);
+                    row[columns].copy_from_slice(&sums[first..first + count]);
                 }
             });
         }
         values.into_iter().flat_map(u64::to_le_bytes).collect()
     }
+}
+
+/// What was accumulated at one pixel, as a number.
+fn value_of(accumulator: Accumulator, patterns: &[&Patterns], pixel: usize) -> Option<f64> {
+    patterns.iter().find_map(|patterns| match accumulator {
+        Accumulator::Sum | Accumulator::Moments => patterns.sum_at(pixel),
+        Accumulator::Max => Some(patterns.max.as_ref()?.value(pixel)),
+        Accumulator::Min => Some(patterns.min.as_ref()?.value(pixel)),
+        Accumulator::Histogram(_) => None,
+    })
 }

@@ -11,9 +11,9 @@
 //! the pattern, which lies in the second-level cache, is loaded and stored once for all of them.
 
 use super::frames::Frames;
-use super::partial::Values;
-use super::patterns::{MaxPattern, Patterns, SumPattern};
-use super::plan::{ReducePlan, Slot};
+use super::patterns::{ExtremePattern, Patterns, SquaresPattern, SumPattern};
+use super::plan::{Place, ReducePlan};
+use super::segments::Segment;
 use super::spec::ColumnKind;
 use super::weights::{LIMBS, join};
 
@@ -47,7 +47,22 @@ pub(super) trait Pixel: Copy + Default + Ord {
     fn add(low: &mut [Self::Low], rows: [&[Self]; ABREAST]);
     /// Sum of weight digit (30 bits) times pixel.
     fn dot(digits: &[i32], row: &[Self]) -> i128;
-    fn max_of(max: &mut MaxPattern) -> Option<&mut [Self]>;
+    fn extremes(pattern: &mut ExtremePattern) -> Option<&mut [Self]>;
+    fn squares(row: &[Self]) -> u128;
+    /// Adds squares of the same row of several frames to their sum over frames.
+    fn add_squares(squares: &mut SquaresPattern, at: usize, rows: [&[Self]; ABREAST]);
+    /// The value as a number.
+    fn number(self) -> f64;
+    /// The least pixel that is not below a number, `None` when there is none.
+    fn least_from(number: f64) -> Option<Self>;
+}
+
+/// The least integer pixel that is not below a number.
+macro_rules! least_from {
+    ($number:expr) => {{
+        let least = $number.ceil().max(0.0);
+        (least <= f64::from(Self::MAX)).then_some(least as Self)
+    }};
 }
 
 macro_rules! narrow_pixel {
@@ -106,8 +121,35 @@ macro_rules! narrow_pixel {
             }
 
             #[inline(always)]
-            fn max_of(max: &mut MaxPattern) -> Option<&mut [Self]> {
-                if let MaxPattern::$variant(max) = max { Some(max) } else { None }
+            fn extremes(pattern: &mut ExtremePattern) -> Option<&mut [Self]> {
+                if let ExtremePattern::$variant(values) = pattern { Some(values) } else { None }
+            }
+
+            #[inline(always)]
+            fn squares(row: &[Self]) -> u128 {
+                // 2^32 * 2^16 pixels.
+                u128::from(row.iter().fold(0_u64, |sum, &pixel| sum + u64::from(u32::from(pixel) * u32::from(pixel))))
+            }
+
+            #[inline(always)]
+            fn add_squares(squares: &mut SquaresPattern, at: usize, rows: [&[Self]; ABREAST]) {
+                let SquaresPattern::U64(squares) = squares else { return };
+                let [a, b, c, d] = rows;
+                let squares = &mut squares[at..][..a.len()];
+                for ((((sum, &a), &b), &c), &d) in squares.iter_mut().zip(a).zip(b).zip(c).zip(d) {
+                    let [a, b, c, d] = [a, b, c, d].map(|pixel| u32::from(pixel) * u32::from(pixel));
+                    *sum += u64::from(a) + u64::from(b) + u64::from(c) + u64::from(d);
+                }
+            }
+
+            #[inline(always)]
+            fn number(self) -> f64 {
+                f64::from(self)
+            }
+
+            #[inline(always)]
+            fn least_from(number: f64) -> Option<Self> {
+                least_from!(number)
             }
         }
     };
@@ -159,8 +201,33 @@ impl Pixel for u32 {
     }
 
     #[inline(always)]
-    fn max_of(max: &mut MaxPattern) -> Option<&mut [Self]> {
-        if let MaxPattern::U32(max) = max { Some(max) } else { None }
+    fn extremes(pattern: &mut ExtremePattern) -> Option<&mut [Self]> {
+        if let ExtremePattern::U32(values) = pattern { Some(values) } else { None }
+    }
+
+    #[inline(always)]
+    fn squares(row: &[Self]) -> u128 {
+        row.iter().fold(0_u128, |sum, &pixel| sum + u128::from(u64::from(pixel) * u64::from(pixel)))
+    }
+
+    #[inline(always)]
+    fn add_squares(squares: &mut SquaresPattern, at: usize, rows: [&[Self]; ABREAST]) {
+        let SquaresPattern::U128(squares) = squares else { return };
+        for row in rows {
+            for (sum, &pixel) in squares[at..].iter_mut().zip(row) {
+                *sum += u128::from(u64::from(pixel) * u64::from(pixel));
+            }
+        }
+    }
+
+    #[inline(always)]
+    fn number(self) -> f64 {
+        f64::from(self)
+    }
+
+    #[inline(always)]
+    fn least_from(number: f64) -> Option<Self> {
+        least_from!(number)
     }
 }
 
@@ -171,26 +238,45 @@ pub(super) struct Integers<P: Pixel> {
     rows: Vec<P>,
     low: Vec<P::Low>,
     low_frames: u64,
-    /// Per frame of the block: sums by slot, moments (y, x), digits by real mask.
+    /// The least pixel that counts, by number of the threshold.
+    thresholds: Vec<Option<P>>,
+    values: Values<P>,
+}
+
+/// What was found in the frames of a block, frame by frame.
+#[derive(Debug)]
+struct Values<P> {
+    /// Sums by slot.
     sums: Vec<u64>,
+    /// (y, x), by number.
     moments: Vec<[u128; 2]>,
+    squares: Vec<u128>,
+    counts: Vec<u64>,
+    /// Digits by real mask.
     limbs: Vec<i128>,
+    pixel: std::marker::PhantomData<P>,
 }
 
 impl<P: Pixel> Integers<P> {
-    pub(super) fn new(plan: &ReducePlan) -> Self {
-        let low = if plan.sum { plan.region.pixel_count() as usize } else { 0 };
+    pub(super) fn new(plan: &ReducePlan, patterns: &Patterns) -> Self {
+        let low = if patterns.sum.is_some() { plan.region.pixel_count() as usize } else { 0 };
         Self {
             rows: vec![P::default(); ABREAST * plan.region.width as usize],
             low: vec![P::Low::default(); low],
             low_frames: 0,
-            sums: Vec::new(),
-            moments: Vec::new(),
-            limbs: Vec::new(),
+            thresholds: plan.extras.thresholds.iter().map(|&threshold| P::least_from(threshold)).collect(),
+            values: Values {
+                sums: Vec::new(),
+                moments: Vec::new(),
+                squares: Vec::new(),
+                counts: Vec::new(),
+                limbs: Vec::new(),
+                pixel: std::marker::PhantomData,
+            },
         }
     }
 
-    /// Reduces the frames at positions `taken` of `frames`: patterns go to `patterns`, values stay here for [`value`].
+    /// Reduces the frames at positions `taken` of `frames`: patterns go to `patterns`, values stay for [`Self::append`].
     #[inline(always)]
     pub(super) fn reduce<const BIG: bool>(
         &mut self,
@@ -199,24 +285,25 @@ impl<P: Pixel> Integers<P> {
         taken: &[usize],
         patterns: &mut Patterns,
     ) {
-        self.clear(plan, taken.len());
+        self.values.clear(plan, taken.len());
         if self.low_frames + taken.len() as u64 > P::LOW_FRAMES {
             self.flush(patterns);
         }
         self.low_frames += taken.len() as u64;
         let frame_bytes = plan.region.pixel_count() as usize * size_of::<P>();
-        let has_patterns = plan.sum || plan.max;
-        let mut max = patterns.max.as_mut().and_then(P::max_of);
+        let has_patterns = !plan.accumulators.is_empty();
         let abreast = if has_patterns { ABREAST } else { 1 };
+        let width = plan.region.width as usize;
         for (group, positions) in taken.chunks(abreast).enumerate() {
             for y in 0..plan.region.height as usize {
                 for (lane, &position) in positions.iter().enumerate() {
                     let frame = &frames.bytes[position * frame_bytes..][..frame_bytes];
                     self.decode_row::<BIG>(plan, lane, frame, y);
-                    self.reduce_row(plan, group * abreast + lane, lane, y);
+                    let row = &self.rows[lane * width..][..width];
+                    self.values.reduce_row(plan, &self.thresholds, group * abreast + lane, row, y);
                 }
                 if has_patterns {
-                    self.add_to_patterns(plan, positions.len(), y, &mut max);
+                    self.add_to_patterns(plan, positions.len(), y, patterns);
                 }
             }
         }
@@ -232,54 +319,33 @@ impl<P: Pixel> Integers<P> {
 
     /// Adds row `y` of the first `count` lanes to the patterns.
     #[inline(always)]
-    fn add_to_patterns(&mut self, plan: &ReducePlan, count: usize, y: usize, max: &mut Option<&mut [P]>) {
+    fn add_to_patterns(&mut self, plan: &ReducePlan, count: usize, y: usize, patterns: &mut Patterns) {
         let width = plan.region.width as usize;
-        self.rows[count * width..].fill(P::default()); // Zero is neutral for both patterns.
+        let at = y * width;
+        if let Some((bins, counts)) = &mut patterns.histogram {
+            for pixel in &self.rows[..count * width] {
+                if let Some(bin) = bins.of(pixel.number()) {
+                    counts[bin] += 1;
+                }
+            }
+        }
+        if let Some(min) = patterns.min.as_mut().and_then(P::extremes) {
+            for row in self.rows[..count * width].chunks_exact(width) {
+                min[at..][..width].iter_mut().zip(row).for_each(|(min, &pixel)| *min = (*min).min(pixel));
+            }
+        }
+        self.rows[count * width..].fill(P::default()); // Zero is neutral for sums, squares and maxima.
         let rows: [&[P]; ABREAST] = std::array::from_fn(|lane| &self.rows[lane * width..][..width]);
-        if plan.sum {
-            P::add(&mut self.low[y * width..][..width], rows);
+        if patterns.sum.is_some() {
+            P::add(&mut self.low[at..][..width], rows);
         }
-        if let Some(max) = max {
+        if let Some(squares) = &mut patterns.squares {
+            P::add_squares(squares, at, rows);
+        }
+        if let Some(max) = patterns.max.as_mut().and_then(P::extremes) {
             let [a, b, c, d] = rows;
-            let max = &mut max[y * width..][..width];
-            for ((((max, &a), &b), &c), &d) in max.iter_mut().zip(a).zip(b).zip(c).zip(d) {
+            for ((((max, &a), &b), &c), &d) in max[at..][..width].iter_mut().zip(a).zip(b).zip(c).zip(d) {
                 *max = (*max).max(a.max(b)).max(c.max(d));
-            }
-        }
-    }
-
-    fn clear(&mut self, plan: &ReducePlan, frame_count: usize) {
-        self.sums.clear();
-        self.sums.resize(frame_count * plan.slot_count, 0);
-        self.moments.clear();
-        self.moments.resize(if plan.moments { frame_count } else { 0 }, [0; 2]);
-        self.limbs.clear();
-        self.limbs.resize(frame_count * plan.fixed.len() * LIMBS, 0);
-    }
-
-    #[inline(always)]
-    fn reduce_row(&mut self, plan: &ReducePlan, frame: usize, lane: usize, y: usize) {
-        let width = plan.region.width as usize;
-        let row = &self.rows[lane * width..][..width];
-        let sums = &mut self.sums[frame * plan.slot_count..][..plan.slot_count];
-        let mut row_sum = 0;
-        for segment in plan.segments.row(y) {
-            let sum = P::sum(&row[segment.x0 as usize..segment.x1 as usize]);
-            row_sum += sum;
-            for &slot in plan.segments.members(segment) {
-                sums[slot as usize] += sum;
-            }
-        }
-        if plan.moments {
-            // The total is a slot of every segment when moments are wanted, so row_sum is that of the whole row.
-            let [moment_y, moment_x] = &mut self.moments[frame];
-            *moment_y += u128::from(u64::from(plan.region.y) + y as u64) * u128::from(row_sum);
-            *moment_x += u128::from(P::moment(row)) + u128::from(plan.region.x) * u128::from(row_sum);
-        }
-        for (mask, limbs) in plan.fixed.iter().zip(self.limbs[frame * plan.fixed.len() * LIMBS..].chunks_mut(LIMBS)) {
-            let (columns, digits) = mask.row(y);
-            for (limb, digits) in digits {
-                limbs[limb] += P::dot(digits, &row[columns.clone()]);
             }
         }
     }
@@ -295,17 +361,115 @@ impl<P: Pixel> Integers<P> {
     }
 
     /// Appends the values of all frames of the last block to a column.
-    pub(super) fn append(&self, plan: &ReducePlan, slot: Slot, kind: ColumnKind, frame_count: usize, out: &mut Values) {
-        debug_assert!(kind == ColumnKind::Exact || !matches!(slot, Slot::Real(_)));
+    pub(super) fn append(
+        &self,
+        plan: &ReducePlan,
+        place: Place,
+        kind: ColumnKind,
+        frame_count: usize,
+        out: &mut super::partial::Values,
+    ) {
+        debug_assert!(kind == ColumnKind::Exact || !matches!(place, Place::Real(_)));
+        let (values, extras) = (&self.values, &plan.extras);
         for frame in 0..frame_count {
-            match slot {
-                Slot::Segments(slot) => out.push_integer(u128::from(self.sums[frame * plan.slot_count + slot])),
-                Slot::MomentY => out.push_integer(self.moments[frame][0]),
-                Slot::MomentX => out.push_integer(self.moments[frame][1]),
-                Slot::Real(mask) => {
-                    out.push_exact(join(&self.limbs[(frame * plan.fixed.len() + mask) * LIMBS..][..LIMBS]))
+            match place {
+                Place::Sum(slot) => out.push_integer(u128::from(values.sums[frame * plan.slot_count + slot])),
+                Place::MomentY(number) => out.push_integer(values.moments[frame * extras.moments.count + number][0]),
+                Place::MomentX(number) => out.push_integer(values.moments[frame * extras.moments.count + number][1]),
+                Place::Squares(number) => out.push_integer(values.squares[frame * extras.squares.count + number]),
+                Place::AtLeast(number) => {
+                    out.push_integer(u128::from(values.counts[frame * extras.at_least.count + number]));
+                }
+                Place::Real(mask) => {
+                    out.push_exact(join(&values.limbs[(frame * plan.fixed.len() + mask) * LIMBS..][..LIMBS]));
                 }
             }
         }
     }
+}
+
+impl<P: Pixel> Values<P> {
+    fn clear(&mut self, plan: &ReducePlan, frame_count: usize) {
+        fn zeros<T: Default + Clone>(values: &mut Vec<T>, count: usize) {
+            values.clear();
+            values.resize(count, T::default());
+        }
+        zeros(&mut self.sums, frame_count * plan.slot_count);
+        zeros(&mut self.moments, frame_count * plan.extras.moments.count);
+        zeros(&mut self.squares, frame_count * plan.extras.squares.count);
+        zeros(&mut self.counts, frame_count * plan.extras.at_least.count);
+        zeros(&mut self.limbs, frame_count * plan.fixed.len() * LIMBS);
+    }
+
+    #[inline(always)]
+    fn reduce_row(&mut self, plan: &ReducePlan, thresholds: &[Option<P>], frame: usize, row: &[P], y: usize) {
+        let sums = &mut self.sums[frame * plan.slot_count..][..plan.slot_count];
+        let mut row_sum = 0;
+        for segment in plan.segments.row(y) {
+            let sum = P::sum(&row[segment.x0 as usize..segment.x1 as usize]);
+            row_sum += sum;
+            for &slot in plan.segments.members(segment) {
+                sums[slot as usize] += sum;
+            }
+        }
+        if let Some(number) = plan.whole_moments.and_then(|slot| plan.extras.moments.of(slot)) {
+            // That mask is in every segment, so row_sum is the sum of the whole row.
+            let moments = &mut self.moments[frame * plan.extras.moments.count + number];
+            add_moments(moments, (plan.region.y + y as u32, plan.region.x), row_sum, P::moment(row));
+        }
+        if plan.has_extras {
+            for segment in plan.segments.row(y) {
+                self.add_extras(plan, thresholds, frame, segment, row, y);
+            }
+        }
+        for (mask, limbs) in plan.fixed.iter().zip(self.limbs[frame * plan.fixed.len() * LIMBS..].chunks_mut(LIMBS)) {
+            let (columns, digits) = mask.row(y);
+            for (limb, digits) in digits {
+                limbs[limb] += P::dot(digits, &row[columns.clone()]);
+            }
+        }
+    }
+
+    /// What is wanted of a segment beside its sum.
+    #[inline(always)]
+    fn add_extras(
+        &mut self,
+        plan: &ReducePlan,
+        thresholds: &[Option<P>],
+        frame: usize,
+        segment: &Segment,
+        row: &[P],
+        y: usize,
+    ) {
+        let pixels = &row[segment.x0 as usize..segment.x1 as usize];
+        let (extra, extras) = (segment.extra, &plan.extras);
+        if extra.moments {
+            let (sum, moment) = (P::sum(pixels), P::moment(pixels));
+            let at = (plan.region.y + y as u32, plan.region.x + segment.x0);
+            let slots = plan.segments.members(segment).iter().filter(|&&slot| plan.whole_moments != Some(slot));
+            for number in slots.filter_map(|&slot| extras.moments.of(slot)) {
+                add_moments(&mut self.moments[frame * extras.moments.count + number], at, sum, moment);
+            }
+        }
+        if extra.squares {
+            let squares = P::squares(pixels);
+            for number in plan.segments.members(segment).iter().filter_map(|&slot| extras.squares.of(slot)) {
+                self.squares[frame * extras.squares.count + number] += squares;
+            }
+        }
+        if extra.at_least {
+            for number in plan.segments.members(segment).iter().filter_map(|&slot| extras.at_least.of(slot)) {
+                let Some(least) = thresholds[number] else { continue };
+                let count = pixels.iter().fold(0_u32, |count, &pixel| count + u32::from(pixel >= least));
+                self.counts[frame * extras.at_least.count + number] += u64::from(count);
+            }
+        }
+    }
+}
+
+/// Adds the moments of pixels of row `y` from column `x` on, whose sum is `sum` and whose moment about `x` is `moment`.
+#[inline(always)]
+fn add_moments(moments: &mut [u128; 2], (y, x): (u32, u32), sum: u64, moment: u64) {
+    moments[0] += u128::from(y) * u128::from(sum);
+    moments[1] += u128::from(moment) + u128::from(x) * u128::from(sum);
 }

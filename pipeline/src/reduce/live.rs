@@ -8,6 +8,8 @@
 //! - I1: a frame of a tile counts once in values, however often it is merged.
 //! - I2: a value is shown only when every tile of its frame is in; division and rounding happen only then, so the
 //!   finished picture does not depend on tiling, order or threads, bit for bit.
+//! - I3: after a change of the list of reductions, what is new has seen only frames that were reduced by a plan that
+//!   knows it. Each change is an *epoch* with its own record of frames; numbers of two epochs never mix in one result.
 //!
 //! # Limits
 //! Scans up to [`SCAN_POSITIONS_MAX`] positions; without a scan, the first [`LINE_FRAMES_MAX`] frames are kept and later
@@ -17,13 +19,17 @@
 
 use std::ops::Range;
 
-use super::Reduction;
-use super::exact::{Exact, scale};
+use super::epoch::Epoch;
+use super::exact::scale;
 use super::image::LiveImage;
-use super::partial::{Partial, Values};
+use super::kinds::Reduction;
+use super::output::{Made, Output};
+use super::partial::Partial;
 use super::patterns::Patterns;
-use super::spec::{ColumnKind, Made, PlanError, Spec};
-use super::versions::RowVersions;
+use super::plan::ReducePlan;
+use super::spec::{Column, PlanError, Spec};
+use super::store::Store;
+use super::whole::{Derivation, Derived};
 use crate::{FrameIndex, PixelType, Region, Scan, SigShape};
 
 /// Most positions of a scan.
@@ -37,45 +43,25 @@ const LINE_STEP: usize = 256;
 #[derive(Debug)]
 pub struct LiveImages {
     pub(super) spec: Spec,
-    pub(super) detector: SigShape,
-    pub(super) pixel: PixelType,
-    pub(super) place: Place,
-    pub(super) tiles: Vec<Tile>,
+    pub(super) place: ScanPlace,
+    pub(super) regions: Vec<Region>,
     tile_of_link: Vec<usize>,
+    pub(super) epochs: Vec<Epoch>,
     /// One per column of the spec; all `length` long.
     pub(super) stores: Vec<Store>,
+    /// What was made of whole results, by number of the result.
+    pub(super) derived: Vec<Option<Derived>>,
     length: usize,
-    pub(super) value_versions: RowVersions,
-    pub(super) pattern_versions: RowVersions,
     version: u64,
     merged: MergeCounts,
 }
 
 /// How frames become places in the results.
 #[derive(Debug, Clone, Copy)]
-pub(super) enum Place {
+pub(super) enum ScanPlace {
     Scan(Scan),
     /// One after the other; the number of frames, where it is known.
     Line(Option<usize>),
-}
-
-/// One distinct region and what is known of it.
-#[derive(Debug)]
-pub(super) struct Tile {
-    pub(super) region: Region,
-    pub(super) patterns: Patterns,
-    covered: Vec<u64>,
-    frame_count: u64,
-}
-
-/// Sums per place, over all tiles so far.
-#[derive(Debug)]
-pub(super) enum Store {
-    U64(Vec<u64>),
-    U128(Vec<u128>),
-    /// Finished at once, because there is only one tile.
-    Float(Vec<f64>),
-    Exact(Vec<Exact>),
 }
 
 /// What became of merged frames; totals.
@@ -87,6 +73,14 @@ pub struct MergeCounts {
     pub duplicate: u64,
     /// Frames that belong to no position: flyback, skipped, beyond the scan or beyond what is kept.
     pub beyond: u64,
+}
+
+/// Frames of one tile that the same part of the results has not seen.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Hole {
+    epochs: Vec<u32>,
+    /// The frames, ascending.
+    pub frames: Vec<Range<FrameIndex>>,
 }
 
 impl LiveImages {
@@ -101,37 +95,98 @@ impl LiveImages {
         regions_of_links: &[Region],
     ) -> Result<Self, PlanError> {
         let spec = Spec::new(reductions, detector, pixel)?;
-        let (place, length, rows) = match scan {
+        let (place, length) = match scan {
             Some(scan) => {
                 let positions = scan.shape.position_count();
                 if positions > SCAN_POSITIONS_MAX {
                     return Err(PlanError::ScanTooLarge { positions, positions_max: SCAN_POSITIONS_MAX });
                 }
-                (Place::Scan(scan), positions as usize, RowVersions::new(1))
+                (ScanPlace::Scan(scan), positions as usize)
             }
-            None => {
-                let count = frame_count.map(|count| count.min(LINE_FRAMES_MAX) as usize);
-                (Place::Line(count), 0, RowVersions::new(LINE_STEP))
-            }
+            None => (ScanPlace::Line(frame_count.map(|count| count.min(LINE_FRAMES_MAX) as usize)), 0),
         };
-        let (tiles, tile_of_link) = tiles(&spec, detector, pixel, regions_of_links)?;
-        let store = |kind| Store::new(kind, tiles.len());
+        let (regions, tile_of_link) = tiles(detector, regions_of_links)?;
         let mut images = Self {
-            stores: spec.columns.iter().map(|column| store(column.kind)).collect(),
+            stores: spec.columns.iter().map(|column| Store::new(column.kind, regions.len())).collect(),
+            derived: vec![None; spec.results.len()],
             spec,
-            detector,
-            pixel,
             place,
-            tiles,
+            regions,
             tile_of_link,
+            epochs: Vec::new(),
             length: 0,
-            value_versions: rows,
-            pattern_versions: RowVersions::new(1),
             version: 0,
             merged: MergeCounts::default(),
         };
+        images.begin_epochs();
         images.grow(length);
         Ok(images)
+    }
+
+    /// Computes another list of reductions from now on. What both lists hold goes on as it was; what is new is empty and
+    /// sees the frames that are reduced by a later [`Self::plan`], and those of [`Self::holes`] when they are reduced again.
+    /// Errors: as [`Self::new`]; then nothing has changed.
+    pub fn change(&mut self, reductions: &[Reduction]) -> Result<(), PlanError> {
+        let spec = self.spec.changed(reductions)?;
+        let mut before: Vec<(u64, Option<Store>)> =
+            self.spec.columns.iter().map(|column| column.id).zip(self.stores.drain(..).map(Some)).collect();
+        let mut kept = |column: &Column| {
+            let known = before.iter_mut().find(|(id, _)| *id == column.id);
+            known.and_then(|(_, store)| store.take())
+        };
+        let (tile_count, length) = (self.regions.len(), self.length);
+        self.stores = spec
+            .columns
+            .iter()
+            .map(|column| kept(column).unwrap_or_else(|| Store::new(column.kind, tile_count).grown(length)))
+            .collect();
+        let mut derived = vec![None; spec.results.len()];
+        for (at, output) in spec.results.iter().enumerate() {
+            let old = self.spec.results.iter().position(|old| old.name == output.name);
+            let same = old.filter(|&old| self.spec.epochs_of(&self.spec.results[old]) == spec.epochs_of(output));
+            derived[at] = same.and_then(|old| self.derived[old].take());
+        }
+        self.derived = derived;
+        self.spec = spec;
+        self.begin_epochs();
+        self.version += 1;
+        Ok(())
+    }
+
+    /// Keeps the epochs that something is left of, and begins those that are new.
+    fn begin_epochs(&mut self) {
+        let mut before = std::mem::take(&mut self.epochs);
+        for number in self.spec.epochs() {
+            let known = before.iter().position(|epoch| epoch.number == number);
+            let epoch = known.map(|at| before.swap_remove(at));
+            let is_scan = matches!(self.place, ScanPlace::Scan(_));
+            let step = if is_scan { 1 } else { LINE_STEP };
+            let epoch = epoch.unwrap_or_else(|| Epoch::new(number, &self.spec, &self.regions, self.length, step));
+            self.epochs.push(epoch);
+        }
+    }
+
+    /// The plan that computes all that is wanted now, for the tile of link number `link`.
+    ///
+    /// # Panics
+    /// When there is no such link.
+    pub fn plan(&self, link: u32) -> Result<ReducePlan, PlanError> {
+        self.plan_of(link, &self.spec.epochs())
+    }
+
+    /// The plan that computes what a hole lacks.
+    ///
+    /// # Panics
+    /// When there is no such link.
+    pub fn plan_for(&self, link: u32, hole: &Hole) -> Result<ReducePlan, PlanError> {
+        let alive: Vec<u32> = self.spec.epochs().into_iter().filter(|epoch| hole.epochs.contains(epoch)).collect();
+        self.plan_of(link, &alive)
+    }
+
+    fn plan_of(&self, link: u32, epochs: &[u32]) -> Result<ReducePlan, PlanError> {
+        let region = self.regions[self.tile_of_link[link as usize]];
+        let scan = if let ScanPlace::Scan(scan) = self.place { Some(scan) } else { None };
+        Ok(ReducePlan::of(&self.spec, region, epochs)?.for_scan(scan))
     }
 
     fn grow(&mut self, length: usize) {
@@ -140,65 +195,88 @@ impl LiveImages {
         }
         self.length = length;
         self.stores.iter_mut().for_each(|store| store.grow(length));
-        self.tiles.iter_mut().for_each(|tile| tile.covered.resize(length.div_ceil(64), 0));
+        self.epochs.iter_mut().flat_map(|epoch| &mut epoch.tiles).for_each(|seen| seen.grow(length));
     }
 
     /// Index in the stores of a frame, if it has one.
     fn index_of(&self, frame: FrameIndex) -> Option<usize> {
         match self.place {
-            Place::Scan(scan) => {
+            ScanPlace::Scan(scan) => {
                 let position = scan.position(frame)?;
                 Some(position.y as usize * scan.shape.width as usize + position.x as usize)
             }
-            Place::Line(count) => {
+            ScanPlace::Line(count) => {
                 let limit = count.map_or(LINE_FRAMES_MAX, |count| count as u64);
                 (frame < limit).then_some(frame as usize)
             }
         }
     }
 
-    /// Merges values of link number `link`. Frames merged before do not count again.
+    /// Merges values of link number `link`. Frames merged before do not count again. A partial made by the plan of an
+    /// earlier list enters what that list and the present one share.
     ///
     /// # Panics
-    /// When there is no such link, or the partial is of another region or other reductions.
+    /// When there is no such link, or the partial is of another region.
     pub fn merge(&mut self, link: u32, partial: &Partial) {
         let tile = self.tile_of_link[link as usize];
-        assert_eq!(partial.region(), self.tiles[tile].region, "partial of another region than link {link}");
-        let kinds: Vec<ColumnKind> = self.spec.columns.iter().map(|column| column.kind).collect();
-        assert!(partial.is_like(&kinds), "partial of other reductions");
+        assert_eq!(partial.region(), self.regions[tile], "partial of another region than link {link}");
         self.version += 1;
+        let columns = self.columns_in(partial);
         for (at, &frame) in partial.frames().iter().enumerate() {
             let Some(index) = self.index_of(frame) else {
                 self.merged.beyond += 1;
                 continue;
             };
             self.grow(index + 1); // Only a line grows; by doubling inside.
-            if !self.tiles[tile].cover(index) {
-                self.merged.duplicate += 1;
-                continue;
-            }
-            self.merged.taken += 1;
-            for ((store, values), column) in self.stores.iter_mut().zip(&partial.columns).zip(&self.spec.columns) {
-                store.add(index, values, at, column.exponent);
-            }
             let row = index / self.row_length();
-            self.value_versions.set(row..row + 1, self.version);
+            let mut is_new = false;
+            for (epoch, columns) in self.epochs.iter_mut().zip(&columns) {
+                let Some(columns) = columns else { continue };
+                if !epoch.tiles[tile].cover(index) {
+                    continue;
+                }
+                is_new = true;
+                for &(store, from) in columns {
+                    self.stores[store].add(index, &partial.columns[from], at, self.spec.columns[store].exponent);
+                }
+                epoch.value_versions.set(row..row + 1, self.version);
+            }
+            let count = if is_new { &mut self.merged.taken } else { &mut self.merged.duplicate };
+            *count += 1;
         }
+    }
+
+    /// For every epoch, unless the partial knows nothing of it: where its columns are in the stores and in the partial.
+    fn columns_in(&self, partial: &Partial) -> Vec<Option<Vec<(usize, usize)>>> {
+        let of_epoch = |epoch: &Epoch| {
+            partial.part.epochs.binary_search(&epoch.number).ok()?;
+            let own = self.spec.columns.iter().enumerate().filter(|(_, column)| column.epoch == epoch.number);
+            own.map(|(store, column)| {
+                let from = partial.part.columns.iter().position(|&wanted| wanted == (column.id, column.kind));
+                from.map(|from| (store, from))
+            })
+            .collect()
+        };
+        self.epochs.iter().map(of_epoch).collect()
     }
 
     /// Merges patterns of link number `link`: of frames that were in no patterns before. (Which frames were reduced is
     /// known from their values: take both from the same reducers.)
     ///
     /// # Panics
-    /// When there is no such link, or the patterns are of another region or other reductions.
+    /// When there is no such link, or the patterns are of another region.
     pub fn merge_patterns(&mut self, link: u32, patterns: &Patterns) {
-        let tile = &mut self.tiles[self.tile_of_link[link as usize]];
-        let merged = tile.patterns.merge(patterns);
-        assert!(merged.is_ok(), "patterns of link {link}: {merged:?}");
-        if patterns.frame_count() > 0 {
-            self.version += 1;
-            let region = tile.region;
-            self.pattern_versions.set(region.y as usize..(region.y + region.height) as usize, self.version);
+        let tile = self.tile_of_link[link as usize];
+        let region = self.regions[tile];
+        assert_eq!(patterns.region(), region, "patterns of another region than link {link}");
+        if patterns.frame_count() == 0 {
+            return;
+        }
+        self.version += 1;
+        for epoch in self.epochs.iter_mut().filter(|epoch| patterns.knows(epoch.number)) {
+            if epoch.tiles[tile].patterns.merge_part(patterns).is_ok() {
+                epoch.pattern_versions.set(region.y as usize..(region.y + region.height) as usize, self.version);
+            }
         }
     }
 
@@ -207,61 +285,94 @@ impl LiveImages {
         self.version
     }
 
+    /// Number of changes of the list of reductions so far.
+    pub fn generation(&self) -> u32 {
+        self.spec.generation
+    }
+
     /// What became of the frames merged so far.
     pub fn merged(&self) -> MergeCounts {
         self.merged
     }
 
-    /// Frames of the tile of this link that are reduced, each counted once; frames without position do not count.
+    /// Frames of the tile of this link that all results have seen, each counted once; frames without position do not
+    /// count.
     pub fn frames_reduced(&self, link: u32) -> u64 {
-        self.tiles[self.tile_of_link[link as usize]].frame_count
+        let tile = self.tile_of_link[link as usize];
+        self.epochs.iter().map(|epoch| epoch.tiles[tile].frame_count).min().unwrap_or(0)
     }
 
-    /// Scan positions (or frames of the line) of which all tiles are in.
+    /// Scan positions (or frames of the line) of which all tiles are in all results.
     pub fn complete_count(&self) -> u64 {
         (0..self.length.div_ceil(64)).map(|word| u64::from(self.complete_word(word).count_ones())).sum()
     }
 
-    /// Frames in `frames` that have a place in the results and are not reduced on the tile of this link, ascending.
-    /// Take away those that never arrived, and reduce the rest from disk. What is beyond the results is not listed.
-    pub fn not_reduced(&self, link: u32, frames: Range<FrameIndex>) -> Vec<Range<FrameIndex>> {
-        let tile = &self.tiles[self.tile_of_link[link as usize]];
-        let end = match self.place {
-            Place::Scan(scan) => {
+    /// Frames in `frames` that have a place in the results and are not in all of them, on the tile of this link, by what
+    /// lacks them. Take away those that never arrived, and reduce the rest from disk by [`Self::plan_for`]. What is beyond
+    /// the results is not listed.
+    pub fn holes(&self, link: u32, frames: Range<FrameIndex>) -> Vec<Hole> {
+        let tile = self.tile_of_link[link as usize];
+        let mut holes: Vec<Hole> = Vec::new();
+        for frame in frames.start..frames.end.min(self.frames_end()) {
+            let Some(index) = self.index_of(frame) else { continue };
+            let lacking = || self.epochs.iter().filter(|epoch| !epoch.tiles[tile].is_covered(index));
+            if lacking().next().is_none() {
+                continue;
+            }
+            let is_same = |hole: &Hole| hole.epochs.iter().copied().eq(lacking().map(|epoch| epoch.number));
+            let hole = match holes.iter().position(is_same) {
+                Some(at) => &mut holes[at],
+                None => {
+                    holes.push(Hole { epochs: lacking().map(|epoch| epoch.number).collect(), frames: Vec::new() });
+                    holes.last_mut().expect("pushed a line above")
+                }
+            };
+            match hole.frames.last_mut() {
+                Some(last) if last.end == frame => last.end += 1,
+                _ => hole.frames.push(frame..frame + 1),
+            }
+        }
+        holes
+    }
+
+    /// How many frames below `end` have a place in the results and are not in all of them, on the tile of this link; fewer,
+    /// where later ones are. In no time, as opposed to [`Self::holes`].
+    pub fn missing_count(&self, link: u32, end: FrameIndex) -> u64 {
+        let placed = match self.place {
+            ScanPlace::Scan(scan) => scan.placed_before(end),
+            ScanPlace::Line(_) => end.min(self.frames_end()),
+        };
+        if self.epochs.is_empty() { 0 } else { placed.saturating_sub(self.frames_reduced(link)) }
+    }
+
+    /// Frame after the last one that has a place.
+    fn frames_end(&self) -> FrameIndex {
+        match self.place {
+            ScanPlace::Scan(scan) => {
                 let last = i128::from(scan.frame_count()) + i128::from(scan.sync_offset);
                 u64::try_from(last.max(0)).unwrap_or(u64::MAX)
             }
-            Place::Line(count) => count.map_or(LINE_FRAMES_MAX, |count| count as u64),
-        };
-        let mut open: Vec<Range<FrameIndex>> = Vec::new();
-        for frame in frames.start..frames.end.min(end) {
-            if self.index_of(frame).is_none_or(|index| tile.is_covered(index)) {
-                continue;
-            }
-            match open.last_mut() {
-                Some(last) if last.end == frame => last.end += 1,
-                _ => open.push(frame..frame + 1),
-            }
+            ScanPlace::Line(count) => count.map_or(LINE_FRAMES_MAX, |count| count as u64),
         }
-        open
     }
 
-    /// 1 for every scan position (C order; or frame of the line) of which all tiles are in, else 0.
+    /// 1 for every scan position (C order; or frame of the line) of which all tiles are in all results, else 0.
     pub fn valid(&self) -> Vec<u8> {
-        (0..self.place_count()).map(|index| u8::from(self.is_complete(index))).collect()
+        let is_complete = |index: usize| self.complete_word(index / 64) >> (index % 64) & 1 == 1;
+        (0..self.place_count()).map(|index| u8::from(is_complete(index))).collect()
     }
 
     /// Shape of [`Self::valid`]: `[ny, nx]`, or `[frames]` without a scan.
     pub fn scan_shape(&self) -> Vec<usize> {
         match self.place {
-            Place::Scan(scan) => vec![scan.shape.height as usize, scan.shape.width as usize],
-            Place::Line(_) => vec![self.place_count()],
+            ScanPlace::Scan(scan) => vec![scan.shape.height as usize, scan.shape.width as usize],
+            ScanPlace::Line(_) => vec![self.place_count()],
         }
     }
 
     /// All results, in the order of the reductions.
     pub fn images(&self) -> impl ExactSizeIterator<Item = LiveImage<'_>> {
-        self.spec.results.iter().map(|(name, made)| LiveImage::new(self, name, *made))
+        (0..self.spec.results.len()).map(|number| LiveImage::new(self, number))
     }
 
     /// The result of that name.
@@ -269,29 +380,90 @@ impl LiveImages {
         self.images().find(|image| image.name() == name)
     }
 
-    /// Number of places: scan positions, or frames of the line, the announced ones or else those seen.
-    fn place_count(&self) -> usize {
+    /// Results that are made of whole other results and are older than those: to be computed beside the path, from the
+    /// copies that each derivation holds, in this order, and given back to [`Self::put`]. Those that need one another
+    /// come in later calls.
+    pub fn derivations(&self) -> Vec<Derivation> {
+        let made = |number: usize| {
+            let output = &self.spec.results[number];
+            let Made::Whole { inputs, make } = &output.made else { return None };
+            let images = inputs.iter().map(|&input| LiveImage::new(self, input));
+            let version = images.clone().map(|image| image.version()).max().unwrap_or(0);
+            let known = self.derived[number].as_ref().map_or(0, |derived| derived.of_version);
+            let arrays = || images.map(|image| image.all_values()).collect();
+            (version > known).then(|| Derivation::new(self.derived_key(number), version, make, arrays(), self.nav()))
+        };
+        (0..self.spec.results.len()).filter_map(made).collect()
+    }
+
+    /// Takes in what a derivation has computed, unless the list of reductions has changed what it was made of.
+    pub fn put(&mut self, derived: Derived) {
+        let number = (0..self.spec.results.len()).find(|&number| self.derived_key(number) == derived.key);
+        let Some(number) = number else { return };
+        self.version += 1;
+        self.derived[number] = Some(Derived { version: self.version, ..derived });
+    }
+
+    /// Computes all that is made of whole results now, on the caller's time: at the end, and offline.
+    pub fn derive_all(&mut self) {
+        loop {
+            let derivations = self.derivations();
+            if derivations.is_empty() {
+                break;
+            }
+            derivations.into_iter().for_each(|derivation| self.put(derivation.run()));
+        }
+    }
+
+    fn derived_key(&self, number: usize) -> super::whole::Key {
+        let output = &self.spec.results[number];
+        (output.name.clone(), self.spec.epochs_of(output))
+    }
+
+    /// `[ny, nx]`, of a line one row.
+    fn nav(&self) -> [usize; 2] {
         match self.place {
-            Place::Scan(_) => self.length,
-            Place::Line(count) => count.unwrap_or(self.length),
+            ScanPlace::Scan(scan) => [scan.shape.height as usize, scan.shape.width as usize],
+            ScanPlace::Line(_) => [1, self.place_count()],
+        }
+    }
+
+    /// Number of places: scan positions, or frames of the line, the announced ones or else those seen.
+    pub(super) fn place_count(&self) -> usize {
+        match self.place {
+            ScanPlace::Scan(_) => self.length,
+            ScanPlace::Line(count) => count.unwrap_or(self.length),
         }
     }
 
     /// Places per row.
     pub(super) fn row_length(&self) -> usize {
         match self.place {
-            Place::Scan(scan) => scan.shape.width as usize,
-            Place::Line(_) => 1,
+            ScanPlace::Scan(scan) => scan.shape.width as usize,
+            ScanPlace::Line(_) => 1,
         }
     }
 
     fn complete_word(&self, word: usize) -> u64 {
-        self.tiles.iter().fold(!0, |all, tile| all & tile.covered.get(word).copied().unwrap_or(0))
+        if self.epochs.is_empty() {
+            return 0;
+        }
+        self.epochs.iter().fold(!0, |all, epoch| all & epoch.complete_word(word))
     }
 
-    /// Whether all tiles of a place are in.
-    pub(super) fn is_complete(&self, index: usize) -> bool {
-        self.complete_word(index / 64) >> (index % 64) & 1 == 1
+    /// The epochs of a result.
+    pub(super) fn epochs_of(&self, output: &Output) -> Vec<&Epoch> {
+        let numbers = self.spec.epochs_of(output);
+        self.epochs.iter().filter(|epoch| numbers.contains(&epoch.number)).collect()
+    }
+
+    /// Exact value of an integer column at a complete place.
+    pub(super) fn integer(&self, column: usize, index: usize) -> Option<u128> {
+        match &self.stores[column] {
+            Store::U64(values) => Some(u128::from(values[index])),
+            Store::U128(values) => Some(values[index]),
+            Store::Float(_) | Store::Exact(_) => None,
+        }
     }
 
     /// Value of a column at a complete place.
@@ -306,28 +478,22 @@ impl LiveImages {
 }
 
 /// Distinct regions, and which of them each link delivers.
-fn tiles(
-    spec: &Spec,
-    detector: SigShape,
-    pixel: PixelType,
-    regions_of_links: &[Region],
-) -> Result<(Vec<Tile>, Vec<usize>), PlanError> {
-    let mut tiles: Vec<Tile> = Vec::new();
+fn tiles(detector: SigShape, regions_of_links: &[Region]) -> Result<(Vec<Region>, Vec<usize>), PlanError> {
+    let mut tiles: Vec<Region> = Vec::new();
     let mut tile_of_link = Vec::new();
     for &region in regions_of_links {
         if !region.fits(detector) {
             return Err(PlanError::Region { region, detector });
         }
-        if let Some(tile) = tiles.iter().position(|tile| tile.region == region) {
+        if let Some(tile) = tiles.iter().position(|&tile| tile == region) {
             tile_of_link.push(tile);
             continue;
         }
-        if let Some(other) = tiles.iter().find(|tile| overlap(tile.region, region)) {
-            return Err(PlanError::Overlap { a: other.region, b: region });
+        if let Some(&other) = tiles.iter().find(|&&tile| overlap(tile, region)) {
+            return Err(PlanError::Overlap { a: other, b: region });
         }
-        let patterns = Patterns::zero(region, pixel.kind, spec.makes(Made::Sum), spec.makes(Made::Max));
         tile_of_link.push(tiles.len());
-        tiles.push(Tile { region, patterns, covered: Vec::new(), frame_count: 0 });
+        tiles.push(region);
     }
     if tiles.is_empty() { Err(PlanError::NoRegion) } else { Ok((tiles, tile_of_link)) }
 }
@@ -336,50 +502,4 @@ fn tiles(
 fn overlap(a: Region, b: Region) -> bool {
     let apart = |a0: u32, a_count: u32, b0: u32, b_count: u32| a0 + a_count <= b0 || b0 + b_count <= a0;
     !apart(a.y, a.height, b.y, b.height) && !apart(a.x, a.width, b.x, b.width)
-}
-
-impl Tile {
-    fn is_covered(&self, index: usize) -> bool {
-        self.covered.get(index / 64).is_some_and(|word| word >> (index % 64) & 1 == 1)
-    }
-
-    /// Notes a place as reduced; `false` when it was.
-    fn cover(&mut self, index: usize) -> bool {
-        let (word, bit) = (&mut self.covered[index / 64], 1 << (index % 64));
-        let new = *word & bit == 0;
-        *word |= bit;
-        self.frame_count += u64::from(new);
-        new
-    }
-}
-
-impl Store {
-    fn new(kind: ColumnKind, tile_count: usize) -> Self {
-        match kind {
-            ColumnKind::U64 => Self::U64(Vec::new()),
-            ColumnKind::U128 => Self::U128(Vec::new()),
-            ColumnKind::Exact if tile_count == 1 => Self::Float(Vec::new()),
-            ColumnKind::Exact => Self::Exact(Vec::new()),
-        }
-    }
-
-    fn grow(&mut self, length: usize) {
-        match self {
-            Self::U64(values) => values.resize(length, 0),
-            Self::U128(values) => values.resize(length, 0),
-            Self::Float(values) => values.resize(length, 0.0),
-            Self::Exact(values) => values.resize(length, Exact::default()),
-        }
-    }
-
-    /// Adds what one tile has of one frame.
-    fn add(&mut self, index: usize, values: &Values, at: usize, exponent: i32) {
-        match (self, values) {
-            (Self::U64(store), Values::U64(values)) => store[index] += values[at],
-            (Self::U128(store), Values::U128(values)) => store[index] += values[at],
-            (Self::Float(store), Values::Exact(values)) => store[index] = scale(values[at].to_f64(), exponent),
-            (Self::Exact(store), Values::Exact(values)) => store[index] += &values[at],
-            _ => debug_assert!(false, "columns of different kinds"), // Checked for the whole partial.
-        }
-    }
 }

@@ -161,6 +161,14 @@ impl VirtualDetector {
                 })
             }
             Self::Polygon { vertices } => polygon(detector, vertices)?,
+            &Self::DiskAa { cy, cx, radius } => {
+                check_ring([cy, cx], 0.0, radius)?;
+                Mask::of_weights(detector, ring_aa(detector, [cy, cx], (0.0, radius)))?
+            }
+            &Self::RingAa { cy, cx, inner, outer } => {
+                check_ring([cy, cx], inner, outer)?;
+                Mask::of_weights(detector, ring_aa(detector, [cy, cx], (inner, outer)))?
+            }
             Self::Image { height, width, weights } => image(detector, (*height, *width), weights)?,
         };
         if mask.pixel_count() == 0 {
@@ -171,6 +179,16 @@ impl VirtualDetector {
 }
 
 impl Mask {
+    /// The mask that selects every pixel of a detector.
+    pub(super) fn whole(detector: SigShape) -> Self {
+        Self::from_rows(detector, |_, runs| runs.push((0, detector.width)))
+    }
+
+    /// Whether every pixel of the region has weight 1.
+    pub(super) fn is_whole(&self) -> bool {
+        self.is_binary() && self.pixel_count() == self.region.pixel_count()
+    }
+
     /// The part of the detector this mask covers; the whole detector unless cropped.
     pub fn region(&self) -> Region {
         self.region
@@ -253,6 +271,13 @@ impl Mask {
             }
         };
         Some(Self { region, weights })
+    }
+
+    /// A mask of given weights, C order over the detector: binary when all are 0 or 1. Errors: as for an image.
+    pub(super) fn of_weights(detector: SigShape, weights: Vec<f64>) -> Result<Self, MaskError> {
+        let SigShape { height, width } = detector;
+        let mask = image(detector, (height, width), &weights)?;
+        if mask.pixel_count() == 0 { Err(MaskError::Empty { height, width }) } else { Ok(mask) }
     }
 
     fn from_rows(detector: SigShape, row: impl FnMut(u32, &mut Vec<(u32, u32)>)) -> Self {
@@ -386,6 +411,30 @@ fn polygon(detector: SigShape, vertices: &[[f64; 2]]) -> Result<Mask, MaskError>
             }
         }
     }))
+}
+
+/// Weights of an anti-aliased ring, C order: a ramp of one pixel at both radii, `clip(w / 2 + 0.5 - |r - r0|, 0, 1)` with
+/// `w = outer - inner`, `r0 = (inner + outer) / 2`. The pixel at the centre has weight `1 - inner` where `inner < 0.5`.
+pub(super) fn ring_aa(detector: SigShape, [cy, cx]: [f64; 2], (inner, outer): (f64, f64)) -> Vec<f64> {
+    let (half, middle) = ((outer - inner) / 2.0, (inner + outer) / 2.0);
+    let width = detector.width as usize;
+    let weight = |pixel: usize| {
+        let radius = ((pixel / width) as f64 - cy).hypot((pixel % width) as f64 - cx);
+        (half + 0.5 - (radius - middle).abs()).clamp(0.0, 1.0)
+    };
+    let mut weights: Vec<f64> = (0..detector.pixel_count() as usize).map(weight).collect();
+    if let Some(at) = centre_pixel(detector, [cy, cx]).filter(|_| inner < 0.5) {
+        weights[at] = 1.0 - inner;
+    }
+    weights
+}
+
+/// The pixel nearest to a centre (of two, the even one), if the detector has it; its place in C order.
+pub(super) fn centre_pixel(detector: SigShape, centre: [f64; 2]) -> Option<usize> {
+    let [y, x] = centre.map(f64::round_ties_even);
+    let inside = |at: f64, length: u32| (0.0..f64::from(length)).contains(&at);
+    let is_inside = inside(y, detector.height) && inside(x, detector.width);
+    is_inside.then(|| y as usize * detector.width as usize + x as usize)
 }
 
 fn image(detector: SigShape, (height, width): (u32, u32), weights: &[f64]) -> Result<Mask, MaskError> {

@@ -12,54 +12,41 @@
 //! # Units
 //! Detector pixels `(y, x)` of the whole detector, also inside a tile. Definitions: `docs/reductions.md`.
 
+mod epoch;
 mod exact;
 mod frames;
 mod image;
 mod kernel;
 mod kernel_f32;
+mod kinds;
 mod live;
 mod mask;
+mod output;
 mod partial;
 mod patterns;
 mod plan;
 mod reducer;
 mod segments;
 mod spec;
+mod store;
 mod versions;
 mod weights;
+mod whole;
 
 pub use exact::Exact;
 pub use frames::{Frames, FramesError};
 pub use image::{LiveImage, Stored};
-pub use live::{LINE_FRAMES_MAX, LiveImages, MergeCounts, SCAN_POSITIONS_MAX};
+pub use kinds::{ParameterError, Reduction};
+pub use live::{Hole, LINE_FRAMES_MAX, LiveImages, MergeCounts, SCAN_POSITIONS_MAX};
 pub use mask::{DETECTOR_PIXELS_MAX, Mask, MaskError, VERTICES_MAX};
 pub use partial::{MergeError, Partial};
 pub use patterns::Patterns;
 pub use plan::ReducePlan;
 pub use reducer::Reducer;
-pub use spec::{NAME_BYTES_MAX, PlanError, RESERVED_NAMES};
+pub use spec::{Footprint, NAME_BYTES_MAX, PlanError, RESERVED_NAMES};
+pub use whole::{Derivation, Derived};
 
 use serde::{Deserialize, Serialize};
-
-/// What a user may ask to be computed from every frame; coordinates are detector pixels of the whole detector.
-#[derive(Debug, Clone, PartialEq)]
-pub enum Reduction {
-    /// A named virtual detector: one value per frame.
-    Virtual {
-        /// Name of the result.
-        name: String,
-        /// Its mask.
-        detector: VirtualDetector,
-    },
-    /// Total counts per frame; result `total`.
-    Total,
-    /// Centre of mass `(y, x)` per frame; result `com`.
-    CentreOfMass,
-    /// Sum over frames per detector pixel; result `sum`.
-    Sum,
-    /// Maximum over frames per detector pixel; result `max`.
-    Max,
-}
 
 /// Shape of a virtual detector; definitions are those of `docs/reductions.md`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -76,6 +63,26 @@ pub enum VirtualDetector {
     },
     /// 1 where `inner^2 < r^2 <= outer^2`.
     Ring {
+        /// Centre row, px.
+        cy: f64,
+        /// Centre column, px.
+        cx: f64,
+        /// Inner radius, px.
+        inner: f64,
+        /// Outer radius, px.
+        outer: f64,
+    },
+    /// A disk whose edge is a ramp of one pixel.
+    DiskAa {
+        /// Centre row, px.
+        cy: f64,
+        /// Centre column, px.
+        cx: f64,
+        /// Radius, px.
+        radius: f64,
+    },
+    /// A ring whose edges are ramps of one pixel: weights of adjacent rings add up to 1.
+    RingAa {
         /// Centre row, px.
         cy: f64,
         /// Centre column, px.

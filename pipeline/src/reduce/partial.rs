@@ -1,9 +1,10 @@
 //! Partials: what has been computed from some frames of one tile; they merge in any order and grouping.
 
 use std::ops::Range;
+use std::sync::Arc;
 
 use super::exact::Exact;
-use super::plan::ReducePlan;
+use super::plan::{Part, ReducePlan};
 use super::spec::ColumnKind;
 use crate::{FrameIndex, Region};
 
@@ -48,10 +49,6 @@ impl Values {
             _ => debug_assert!(false, "columns of different kinds"), // Same reductions, checked by the caller.
         }
     }
-
-    fn is_like(&self, other: &Self) -> bool {
-        std::mem::discriminant(self) == std::mem::discriminant(other)
-    }
 }
 
 /// Values of some frames of one tile: sums over masks, totals and moments (in coordinates of the whole detector), not
@@ -62,6 +59,7 @@ impl Values {
 #[derive(Debug, Clone, PartialEq)]
 pub struct Partial {
     region: Region,
+    pub(super) part: Arc<Part>,
     /// Ascending, without repeats.
     pub(super) frames: Vec<FrameIndex>,
     pub(super) columns: Vec<Values>,
@@ -87,8 +85,8 @@ pub enum MergeError {
 impl Partial {
     /// The empty partial of a plan.
     pub fn new(plan: &ReducePlan) -> Self {
-        let columns = plan.columns.iter().map(|column| Values::new(column.kind)).collect();
-        Self { region: plan.region, frames: Vec::new(), columns }
+        let columns = plan.part.columns.iter().map(|&(_, kind)| Values::new(kind)).collect();
+        Self { region: plan.region, part: Arc::clone(&plan.part), frames: Vec::new(), columns }
     }
 
     /// The tile it belongs to.
@@ -106,18 +104,12 @@ impl Partial {
         self.frames.is_empty()
     }
 
-    pub(super) fn is_like(&self, columns: &[ColumnKind]) -> bool {
-        self.columns.len() == columns.len()
-            && self.columns.iter().zip(columns).all(|(values, &kind)| values.is_like(&Values::new(kind)))
-    }
-
     /// Takes over the frames of `other` that this one does not hold yet.
     pub fn merge(&mut self, other: &Self) -> Result<(), MergeError> {
         if self.region != other.region {
             return Err(MergeError::Region { own: self.region, other: other.region });
         }
-        let alike = |(own, other): (&Values, &Values)| own.is_like(other);
-        if self.columns.len() != other.columns.len() || !self.columns.iter().zip(&other.columns).all(alike) {
+        if self.part != other.part {
             return Err(MergeError::Reductions);
         }
         let mut from = 0;

@@ -1,18 +1,56 @@
-//! Patterns: sum and maximum over frames, per pixel of one tile.
+//! Patterns: what is accumulated over frames for every pixel of one tile: sum, squares, maximum, minimum; and a histogram.
 
 use super::exact::{ADDITIONS_MAX, DIGITS, Exact, INFINITE, MINUS_INFINITE, NAN, carry_of, split_f32};
 use super::partial::MergeError;
 use super::plan::ReducePlan;
 use crate::{PixelKind, Region};
 
-/// Sum and maximum pattern of some frames of one tile; merging adds, and is associative and commutative.
+/// Something accumulated over frames.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(super) enum Accumulator {
+    /// Sum per pixel.
+    Sum,
+    /// Sum and sum of squares per pixel: what a variance needs.
+    Moments,
+    /// Largest value per pixel.
+    Max,
+    /// Smallest value per pixel.
+    Min,
+    /// How often which values occur in all pixels.
+    Histogram(Bins),
+}
+
+/// Bins of equal width over `[from, to)`; what lies outside is counted in the first or last bin.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(super) struct Bins {
+    pub(super) count: u32,
+    pub(super) from: f64,
+    pub(super) to: f64,
+}
+
+impl Bins {
+    /// The bin of a value; `None` for NaN.
+    #[inline(always)]
+    pub(super) fn of(&self, value: f64) -> Option<usize> {
+        let place = (value - self.from) * (f64::from(self.count) / (self.to - self.from));
+        (!place.is_nan()).then(|| (place.max(0.0) as usize).min(self.count as usize - 1))
+    }
+}
+
+/// What was accumulated over some frames of one tile; merging adds, and is associative and commutative (variances of
+/// floating point pixels: up to rounding).
 #[derive(Debug, Clone, PartialEq)]
 pub struct Patterns {
     region: Region,
+    /// Changes of the list of reductions that the plan of these frames knew, ascending.
+    epochs: Vec<u32>,
     pub(super) frame_count: u64,
     pub(super) nan_count: u64,
     pub(super) sum: Option<SumPattern>,
-    pub(super) max: Option<MaxPattern>,
+    pub(super) squares: Option<SquaresPattern>,
+    pub(super) max: Option<ExtremePattern>,
+    pub(super) min: Option<ExtremePattern>,
+    pub(super) histogram: Option<(Bins, Vec<u64>)>,
 }
 
 #[derive(Debug, Clone, PartialEq)]
@@ -21,9 +59,25 @@ pub(super) enum SumPattern {
     Float(Box<FloatSums>),
 }
 
+/// Sums of squares of integers, which are exact; mean and sum of squared differences from it of floating point numbers.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) enum SquaresPattern {
+    U64(Vec<u64>),
+    U128(Vec<u128>),
+    Float(Spread),
+}
+
+/// Welford's mean and sum of squared differences, per pixel.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct Spread {
+    pub(super) frame_count: u64,
+    pub(super) mean: Vec<f64>,
+    pub(super) m2: Vec<f64>,
+}
+
 /// Native pixels; floating point ones as integers of the same order ([`key_of`]).
 #[derive(Debug, Clone, PartialEq)]
-pub(super) enum MaxPattern {
+pub(super) enum ExtremePattern {
     U8(Vec<u8>),
     U16(Vec<u16>),
     U32(Vec<u32>),
@@ -33,22 +87,37 @@ pub(super) enum MaxPattern {
 impl Patterns {
     /// Patterns of no frame, as the plan wants them.
     pub fn new(plan: &ReducePlan) -> Self {
-        Self::zero(plan.region, plan.pixel.kind, plan.sum, plan.max)
+        let zero = Self::zero(plan.region, plan.pixel.kind, &plan.accumulators);
+        Self { epochs: plan.part.epochs.clone(), ..zero }
     }
 
-    pub(super) fn zero(region: Region, kind: PixelKind, sum: bool, max: bool) -> Self {
+    /// Whether the frames were reduced by a plan that knew this change.
+    pub(super) fn knows(&self, epoch: u32) -> bool {
+        self.epochs.contains(&epoch)
+    }
+
+    pub(super) fn zero(region: Region, kind: PixelKind, wanted: &[Accumulator]) -> Self {
         let count = region.pixel_count() as usize;
-        let sum = sum.then(|| match kind {
-            PixelKind::F32 => SumPattern::Float(Box::new(FloatSums::new(count))),
-            _ => SumPattern::Integer(vec![0; count]),
+        let has = |accumulator| wanted.contains(&accumulator);
+        let needs_sum = has(Accumulator::Sum) || has(Accumulator::Moments) && kind != PixelKind::F32;
+        let bins = wanted.iter().find_map(|wanted| match wanted {
+            Accumulator::Histogram(bins) => Some(*bins),
+            _ => None,
         });
-        let max = max.then(|| match kind {
-            PixelKind::U8 => MaxPattern::U8(vec![0; count]),
-            PixelKind::U16 => MaxPattern::U16(vec![0; count]),
-            PixelKind::U32 => MaxPattern::U32(vec![0; count]),
-            PixelKind::F32 => MaxPattern::F32(vec![NO_KEY; count]),
-        });
-        Self { region, frame_count: 0, nan_count: 0, sum, max }
+        Self {
+            region,
+            epochs: Vec::new(),
+            frame_count: 0,
+            nan_count: 0,
+            sum: needs_sum.then(|| match kind {
+                PixelKind::F32 => SumPattern::Float(Box::new(FloatSums::new(count))),
+                _ => SumPattern::Integer(vec![0; count]),
+            }),
+            squares: has(Accumulator::Moments).then(|| SquaresPattern::zero(kind, count)),
+            max: has(Accumulator::Max).then(|| ExtremePattern::none(kind, count, false)),
+            min: has(Accumulator::Min).then(|| ExtremePattern::none(kind, count, true)),
+            histogram: bins.map(|bins| (bins, vec![0; bins.count as usize])),
+        }
     }
 
     /// The tile they belong to.
@@ -61,7 +130,7 @@ impl Patterns {
         self.frame_count
     }
 
-    /// NaN pixels seen, which the maximum ignores.
+    /// NaN pixels seen, which maximum and minimum ignore.
     pub fn nan_count(&self) -> u64 {
         self.nan_count
     }
@@ -75,21 +144,26 @@ impl Patterns {
             Some(SumPattern::Float(sum)) => **sum = FloatSums::new(sum.count),
             None => {}
         }
-        match &mut self.max {
-            Some(MaxPattern::U8(max)) => max.fill(0),
-            Some(MaxPattern::U16(max)) => max.fill(0),
-            Some(MaxPattern::U32(max)) => max.fill(0),
-            Some(MaxPattern::F32(max)) => max.fill(NO_KEY),
-            None => {}
-        }
+        self.squares.iter_mut().for_each(SquaresPattern::clear);
+        self.max.iter_mut().for_each(|max| max.clear(false));
+        self.min.iter_mut().for_each(|min| min.clear(true));
+        self.histogram.iter_mut().for_each(|(_, counts)| counts.fill(0));
     }
 
     /// Adds the frames of `other`; each frame must be in one of them only.
     pub fn merge(&mut self, other: &Self) -> Result<(), MergeError> {
+        if self.region == other.region && !self.is_like(other) {
+            return Err(MergeError::Reductions);
+        }
+        self.merge_part(other)
+    }
+
+    /// As [`Self::merge`], of an `other` that may hold more than this one.
+    pub(super) fn merge_part(&mut self, other: &Self) -> Result<(), MergeError> {
         if self.region != other.region {
             return Err(MergeError::Region { own: self.region, other: other.region });
         }
-        if !self.is_like(other) {
+        if !self.is_part_of(other) {
             return Err(MergeError::Reductions);
         }
         self.frame_count += other.frame_count;
@@ -101,28 +175,165 @@ impl Patterns {
             (Some(SumPattern::Float(own)), Some(SumPattern::Float(other))) => own.merge(other),
             _ => {}
         }
-        match (&mut self.max, &other.max) {
-            (Some(MaxPattern::U8(own)), Some(MaxPattern::U8(other))) => raise(own, other),
-            (Some(MaxPattern::U16(own)), Some(MaxPattern::U16(other))) => raise(own, other),
-            (Some(MaxPattern::U32(own)), Some(MaxPattern::U32(other))) => raise(own, other),
-            (Some(MaxPattern::F32(own)), Some(MaxPattern::F32(other))) => raise(own, other),
-            _ => {}
+        if let (Some(own), Some(other)) = (&mut self.squares, &other.squares) {
+            own.merge(other);
+        }
+        if let (Some(own), Some(other)) = (&mut self.max, &other.max) {
+            own.merge(other, Ord::max, Ord::max, Ord::max, Ord::max);
+        }
+        if let (Some(own), Some(other)) = (&mut self.min, &other.min) {
+            own.merge(other, Ord::min, Ord::min, Ord::min, Ord::min);
+        }
+        if let (Some((_, own)), Some((_, other))) = (&mut self.histogram, &other.histogram) {
+            own.iter_mut().zip(other).for_each(|(own, &other)| *own += other);
         }
         Ok(())
     }
 
     /// Whether both are of the same tile and made alike.
     pub(super) fn is_like(&self, other: &Self) -> bool {
-        self.region == other.region
-            && self.sum.as_ref().map(std::mem::discriminant) == other.sum.as_ref().map(std::mem::discriminant)
-            && self.max.as_ref().map(std::mem::discriminant) == other.max.as_ref().map(std::mem::discriminant)
+        self.region == other.region && self.is_part_of(other) && other.is_part_of(self)
+    }
+
+    /// Whether the other has all that this one has.
+    fn is_part_of(&self, other: &Self) -> bool {
+        fn has<T>(own: Option<&T>, other: Option<&T>) -> bool {
+            own.is_none_or(|own| {
+                other.is_some_and(|other| std::mem::discriminant(own) == std::mem::discriminant(other))
+            })
+        }
+        has(self.sum.as_ref(), other.sum.as_ref())
+            && has(self.squares.as_ref(), other.squares.as_ref())
+            && has(self.max.as_ref(), other.max.as_ref())
+            && has(self.min.as_ref(), other.min.as_ref())
+            && self.histogram.as_ref().is_none_or(|(bins, _)| other.histogram.as_ref().is_some_and(|(b, _)| b == bins))
+    }
+
+    /// Sum of one pixel, rounded once.
+    pub(super) fn sum_at(&self, pixel: usize) -> Option<f64> {
+        match self.sum.as_ref()? {
+            SumPattern::Integer(sums) => Some(sums[pixel] as f64),
+            SumPattern::Float(sums) => Some(sums.value(pixel)),
+        }
+    }
+
+    /// Population variance of one pixel: of integers exact, then rounded.
+    pub(super) fn variance_at(&self, pixel: usize) -> Option<f64> {
+        let n = self.frame_count;
+        let squares = match self.squares.as_ref()? {
+            SquaresPattern::U64(squares) => u128::from(squares[pixel]),
+            SquaresPattern::U128(squares) => squares[pixel],
+            SquaresPattern::Float(spread) => return Some(spread.m2[pixel] / spread.frame_count as f64),
+        };
+        let Some(SumPattern::Integer(sums)) = &self.sum else { return None };
+        let sum = u128::from(sums[pixel]);
+        // n s2 - s1^2 <= n^2 (2^32)^2 / 4 < 2^128 for less than 2^33 frames, so that wrapping on the way does no harm.
+        let spread = u128::from(n).wrapping_mul(squares).wrapping_sub(sum.wrapping_mul(sum));
+        Some(spread as f64 / (n as f64 * n as f64))
     }
 }
 
-/// The larger of each pair.
-#[inline(always)]
-pub(super) fn raise<T: Ord + Copy>(own: &mut [T], other: &[T]) {
-    own.iter_mut().zip(other).for_each(|(own, &other)| *own = (*own).max(other));
+impl SquaresPattern {
+    fn zero(kind: PixelKind, count: usize) -> Self {
+        match kind {
+            PixelKind::U8 | PixelKind::U16 => Self::U64(vec![0; count]), // 2^32 * 2^32 frames.
+            PixelKind::U32 => Self::U128(vec![0; count]),
+            PixelKind::F32 => Self::Float(Spread { frame_count: 0, mean: vec![0.0; count], m2: vec![0.0; count] }),
+        }
+    }
+
+    fn clear(&mut self) {
+        match self {
+            Self::U64(squares) => squares.fill(0),
+            Self::U128(squares) => squares.fill(0),
+            Self::Float(spread) => {
+                spread.frame_count = 0;
+                spread.mean.fill(0.0);
+                spread.m2.fill(0.0);
+            }
+        }
+    }
+
+    fn merge(&mut self, other: &Self) {
+        match (self, other) {
+            (Self::U64(own), Self::U64(other)) => own.iter_mut().zip(other).for_each(|(own, &other)| *own += other),
+            (Self::U128(own), Self::U128(other)) => own.iter_mut().zip(other).for_each(|(own, &other)| *own += other),
+            (Self::Float(own), Self::Float(other)) => own.merge(other),
+            _ => debug_assert!(false, "squares of different pixel types"), // Checked by the caller.
+        }
+    }
+}
+
+impl Spread {
+    /// Chan, Golub and LeVeque's merge.
+    fn merge(&mut self, other: &Self) {
+        let (own_count, other_count) = (self.frame_count as f64, other.frame_count as f64);
+        self.frame_count += other.frame_count;
+        if other.frame_count == 0 {
+            return;
+        }
+        let count = own_count + other_count;
+        let own = self.mean.iter_mut().zip(&mut self.m2);
+        for ((mean, m2), (&other_mean, &other_m2)) in own.zip(other.mean.iter().zip(&other.m2)) {
+            let distance = other_mean - *mean;
+            *mean += distance * (other_count / count);
+            *m2 += other_m2 + distance * distance * (own_count * other_count / count);
+        }
+    }
+}
+
+impl ExtremePattern {
+    /// The value that any pixel replaces: of a minimum the largest, else the smallest.
+    fn none(kind: PixelKind, count: usize, is_min: bool) -> Self {
+        let mut pattern = match kind {
+            PixelKind::U8 => Self::U8(vec![0; count]),
+            PixelKind::U16 => Self::U16(vec![0; count]),
+            PixelKind::U32 => Self::U32(vec![0; count]),
+            PixelKind::F32 => Self::F32(vec![0; count]),
+        };
+        pattern.clear(is_min);
+        pattern
+    }
+
+    fn clear(&mut self, is_min: bool) {
+        match self {
+            Self::U8(values) => values.fill(if is_min { u8::MAX } else { 0 }),
+            Self::U16(values) => values.fill(if is_min { u16::MAX } else { 0 }),
+            Self::U32(values) => values.fill(if is_min { u32::MAX } else { 0 }),
+            Self::F32(values) => values.fill(if is_min { i32::MAX } else { NO_KEY }),
+        }
+    }
+
+    fn merge(
+        &mut self,
+        other: &Self,
+        u8s: fn(u8, u8) -> u8,
+        u16s: fn(u16, u16) -> u16,
+        u32s: fn(u32, u32) -> u32,
+        keys: fn(i32, i32) -> i32,
+    ) {
+        match (self, other) {
+            (Self::U8(own), Self::U8(other)) => pick(own, other, u8s),
+            (Self::U16(own), Self::U16(other)) => pick(own, other, u16s),
+            (Self::U32(own), Self::U32(other)) => pick(own, other, u32s),
+            (Self::F32(own), Self::F32(other)) => pick(own, other, keys),
+            _ => debug_assert!(false, "extremes of different pixel types"), // Checked by the caller.
+        }
+    }
+
+    /// The value of one pixel as a number; NaN where no number was seen.
+    pub(super) fn value(&self, pixel: usize) -> f64 {
+        match self {
+            Self::U8(values) => f64::from(values[pixel]),
+            Self::U16(values) => f64::from(values[pixel]),
+            Self::U32(values) => f64::from(values[pixel]),
+            Self::F32(values) => f64::from(number_of(values[pixel])),
+        }
+    }
+}
+
+fn pick<T: Copy>(own: &mut [T], other: &[T], best: fn(T, T) -> T) {
+    own.iter_mut().zip(other).for_each(|(own, &other)| *own = best(*own, other));
 }
 
 /// The key of no number: smaller than that of any.
@@ -136,7 +347,7 @@ pub(super) fn key_of(value: f32) -> i32 {
     if value.is_nan() { NO_KEY } else { key }
 }
 
-/// The number of a key; NaN for none.
+/// The number of a key; NaN for none, and for the key above that of all numbers.
 pub(super) fn number_of(key: i32) -> f32 {
     if key == NO_KEY { f32::NAN } else { f32::from_bits((key ^ ((key >> 31) as u32 >> 1) as i32) as u32) }
 }

@@ -1,9 +1,12 @@
 //! `ReducePlan`: the reductions of one link, compiled for its region and pixel type.
 
-use super::Reduction;
+use std::sync::Arc;
+
+use super::kinds::Reduction;
 use super::mask::Mask;
-use super::segments::Segments;
-use super::spec::{Column, Made, PlanError, Source, Spec};
+use super::patterns::Accumulator;
+use super::segments::{Extra, Segments};
+use super::spec::{ColumnKind, Of, PlanError, Source, Spec};
 use super::weights::FixedMask;
 use crate::{FrameIndex, PixelType, Region, Scan, SigShape};
 
@@ -12,88 +15,162 @@ use crate::{FrameIndex, PixelType, Region, Scan, SigShape};
 pub struct ReducePlan {
     pub(super) region: Region,
     pub(super) pixel: PixelType,
-    pub(super) columns: Vec<Column>,
-    /// Binary masks and total, by slot.
+    pub(super) part: Arc<Part>,
+    /// Binary masks, by slot.
     pub(super) segments: Segments,
     pub(super) slot_count: usize,
+    /// The slot of the mask that selects every pixel, where its moments are wanted: they are taken row by row.
+    pub(super) whole_moments: Option<u32>,
+    /// What is wanted of some slots beside their sums.
+    pub(super) extras: Extras,
+    /// Whether any segment has something of the kind.
+    pub(super) has_extras: bool,
     /// Real masks for integer pixels (`fixed`) and for floating point pixels (`real`), by slot; one of them is empty.
     pub(super) fixed: Vec<FixedMask>,
     pub(super) real: Vec<Mask>,
     /// For every column, where its value comes from.
-    pub(super) slots: Vec<Slot>,
-    pub(super) moments: bool,
-    pub(super) sum: bool,
-    pub(super) max: bool,
+    pub(super) places: Vec<Place>,
+    pub(super) accumulators: Vec<Accumulator>,
     /// For every row, the columns `[x0, x1)` that a kernel needs.
     columns_of_row: Vec<(u32, u32)>,
     scan: Option<Scan>,
 }
 
+/// Which columns of a list of reductions a plan computes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Part {
+    /// Changes of the list whose columns and patterns are all computed, ascending.
+    pub(super) epochs: Vec<u32>,
+    /// Identity and kind of every column.
+    pub(super) columns: Vec<(u64, ColumnKind)>,
+}
+
+/// For every slot, its number among those of which something more than the sum is wanted.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Extras {
+    pub(super) moments: Numbered,
+    pub(super) squares: Numbered,
+    /// With the lowest value that counts.
+    pub(super) at_least: Numbered,
+    pub(super) thresholds: Vec<f64>,
+}
+
+/// Slots numbered in the order they were asked for.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Numbered {
+    of_slot: Vec<u32>,
+    pub(super) count: usize,
+}
+
+impl Numbered {
+    const NONE: u32 = u32::MAX;
+
+    /// Number of a slot.
+    #[inline(always)]
+    pub(super) fn of(&self, slot: u32) -> Option<usize> {
+        let number = self.of_slot.get(slot as usize).copied().unwrap_or(Self::NONE);
+        (number != Self::NONE).then_some(number as usize)
+    }
+
+    fn number(&mut self, slot: usize) -> usize {
+        if self.of_slot.len() <= slot {
+            self.of_slot.resize(slot + 1, Self::NONE);
+        }
+        if self.of_slot[slot] == Self::NONE {
+            self.of_slot[slot] = self.count as u32;
+            self.count += 1;
+        }
+        self.of_slot[slot] as usize
+    }
+}
+
 /// Where a kernel leaves the value of a column.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Slot {
-    /// Slot of the segments.
-    Segments(usize),
+pub(super) enum Place {
+    /// Sum of a slot.
+    Sum(usize),
+    /// Moments, by number.
+    MomentY(usize),
+    MomentX(usize),
+    /// Sum of squares, by number.
+    Squares(usize),
+    /// Count, by number.
+    AtLeast(usize),
     /// Number of a real mask.
     Real(usize),
-    MomentY,
-    MomentX,
 }
 
 impl ReducePlan {
     /// Compiles `reductions`, given in coordinates of the whole detector, for the tile `region` of it.
     ///
     /// Sums use 64 bits where `largest pixel * pixels * largest weight` of a whole frame is below 2^63, and 128 bits
-    /// where it is not. Errors: bad names, masks or regions.
+    /// where it is not. Errors: bad names, parameters, masks or regions.
     pub fn compile(
         reductions: &[Reduction],
         detector: SigShape,
         region: Region,
         pixel: PixelType,
     ) -> Result<Self, PlanError> {
+        let spec = Spec::new(reductions, detector, pixel)?;
+        let epochs = spec.epochs();
+        Self::of(&spec, region, &epochs)
+    }
+
+    /// The plan for what these epochs of a list need.
+    pub(super) fn of(spec: &Spec, region: Region, epochs: &[u32]) -> Result<Self, PlanError> {
+        let (detector, pixel) = (spec.detector, spec.pixel);
         if !region.fits(detector) {
             return Err(PlanError::Region { region, detector });
         }
-        let spec = Spec::new(reductions, detector, pixel)?;
-        let cropped = |index: usize| {
-            // Cannot fail: the mask covers the detector, and the region fits it.
-            spec.masks[index].crop(region).ok_or(PlanError::Region { region, detector })
-        };
-        let mut binary = Vec::new();
-        let mut real = Vec::new();
-        let mut slots = Vec::new();
-        for column in &spec.columns {
-            slots.push(match column.source {
-                Source::Binary(index) => push(&mut binary, cropped(index)?, Slot::Segments),
-                Source::Real(index) => push(&mut real, cropped(index)?, Slot::Real),
-                Source::Total => Slot::Segments(usize::MAX), // Known below.
-                Source::MomentY => Slot::MomentY,
-                Source::MomentX => Slot::MomentX,
+        // Cannot fail: the mask covers the detector, and the region fits it.
+        let cropped = |mask: usize| spec.masks[mask].crop(region).ok_or(PlanError::Region { region, detector });
+        let mut masks = Masks::default();
+        let mut extras = Extras::default();
+        let mut places = Vec::new();
+        let columns: Vec<_> = spec.columns.iter().filter(|column| epochs.contains(&column.epoch)).collect();
+        for column in &columns {
+            places.push(match column.source {
+                Source::Real(mask) => {
+                    masks.real.push(cropped(mask)?);
+                    Place::Real(masks.real.len() - 1)
+                }
+                Source::Binary(mask, of) => {
+                    let threshold = if let Of::AtLeast(value) = of { Some(value.to_bits()) } else { None };
+                    let slot = masks.slot(mask, threshold, || cropped(mask))?;
+                    extras.place(slot, of)
+                }
             });
         }
-        let total = slots.iter_mut().find(|slot| **slot == Slot::Segments(usize::MAX));
-        let whole = total.map(|slot| {
-            *slot = Slot::Segments(binary.len());
-            binary.len() as u32
-        });
-        let fixed =
-            if pixel.is_integer() { real.drain(..).map(|mask| FixedMask::new(&mask)).collect() } else { vec![] };
-        let segments = Segments::new(&binary, region, whole);
-        let needs_all = spec.makes(Made::Sum) || spec.makes(Made::Max) || !real.is_empty() || !fixed.is_empty();
+        let whole_moments = (0..masks.binary.len() as u32)
+            .find(|&slot| extras.moments.of(slot).is_some() && masks.binary[slot as usize].is_whole());
+        let extra_of = |slot: u32| Extra {
+            moments: extras.moments.of(slot).is_some() && whole_moments != Some(slot),
+            squares: extras.squares.of(slot).is_some(),
+            at_least: extras.at_least.of(slot).is_some(),
+        };
+        let has_extras = (0..masks.binary.len() as u32).any(|slot| extra_of(slot) != Extra::default());
+        let segments = Segments::new(&masks.binary, region, extra_of);
+        let accumulators: Vec<_> = epochs.iter().flat_map(|&epoch| spec.accumulators(epoch)).collect();
+        let needs_all = !accumulators.is_empty() || !masks.real.is_empty();
         let columns_of = |y| if needs_all { (0, region.width) } else { segments.span(y) };
+        let part =
+            Part { epochs: epochs.to_vec(), columns: columns.iter().map(|column| (column.id, column.kind)).collect() };
+        let fixed =
+            if pixel.is_integer() { masks.real.drain(..).map(|m| FixedMask::new(&m)).collect() } else { vec![] };
         Ok(Self {
             region,
             pixel,
+            part: Arc::new(part),
             columns_of_row: (0..region.height as usize).map(columns_of).collect(),
             segments,
-            slot_count: binary.len() + usize::from(whole.is_some()),
+            slot_count: masks.binary.len(),
+            whole_moments,
+            extras,
+            has_extras,
             fixed,
-            real,
-            moments: slots.contains(&Slot::MomentY),
-            slots,
-            sum: spec.makes(Made::Sum),
-            max: spec.makes(Made::Max),
-            columns: spec.columns,
+            real: masks.real,
+            places,
+            accumulators,
             scan: None,
         })
     }
@@ -127,7 +204,53 @@ impl ReducePlan {
     }
 }
 
-fn push(masks: &mut Vec<Mask>, mask: Mask, slot: fn(usize) -> Slot) -> Slot {
-    masks.push(mask);
-    slot(masks.len() - 1)
+/// Masks of a plan while it is made: a binary mask of which several things are wanted has one slot, and one more for every
+/// further threshold.
+#[derive(Debug, Default)]
+struct Masks {
+    binary: Vec<Mask>,
+    real: Vec<Mask>,
+    /// Number in the list and threshold, if it is used, of each slot.
+    slots: Vec<(usize, Option<u64>)>,
+}
+
+impl Masks {
+    fn slot(
+        &mut self,
+        number: usize,
+        threshold: Option<u64>,
+        mask: impl FnOnce() -> Result<Mask, PlanError>,
+    ) -> Result<usize, PlanError> {
+        let fits = |&(other, used): &(usize, Option<u64>)| {
+            other == number && (threshold.is_none() || used.is_none() || used == threshold)
+        };
+        let slot = match self.slots.iter().position(fits) {
+            Some(slot) => slot,
+            None => {
+                self.binary.push(mask()?);
+                self.slots.push((number, None));
+                self.slots.len() - 1
+            }
+        };
+        self.slots[slot].1 = self.slots[slot].1.or(threshold);
+        Ok(slot)
+    }
+}
+
+impl Extras {
+    fn place(&mut self, slot: usize, of: Of) -> Place {
+        match of {
+            Of::Pixels => Place::Sum(slot),
+            Of::MomentY => Place::MomentY(self.moments.number(slot)),
+            Of::MomentX => Place::MomentX(self.moments.number(slot)),
+            Of::Squares => Place::Squares(self.squares.number(slot)),
+            Of::AtLeast(threshold) => {
+                let number = self.at_least.number(slot);
+                if number == self.thresholds.len() {
+                    self.thresholds.push(threshold);
+                }
+                Place::AtLeast(number)
+            }
+        }
+    }
 }

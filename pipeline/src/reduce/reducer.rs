@@ -34,7 +34,7 @@ const FRAMES_MAX: usize = 65_536;
 /// let detector = SigShape { height: 2, width: 2 };
 /// let region = detector.region();
 /// let pixel = PixelType::from_numpy_name("<u2").ok_or("pixel type")?;
-/// let wanted = [Reduction::Total, Reduction::Sum];
+/// let wanted = [Reduction::total(), Reduction::sum()];
 /// let mut reducer = Reducer::new(Arc::new(ReducePlan::compile(&wanted, detector, region, pixel)?));
 /// let mut images = LiveImages::new(&wanted, None, Some(2), detector, pixel, &[region])?;
 ///
@@ -87,13 +87,13 @@ impl<P: Pixel, const BIG: bool> WithSimd for Pass<'_, P, BIG> {
 impl Reducer {
     /// A reducer with its own scratch.
     pub fn new(plan: Arc<ReducePlan>) -> Self {
+        let (partial, patterns) = (Partial::new(&plan), Patterns::new(&plan));
         let kernel = match plan.pixel.kind {
-            PixelKind::U8 => Kernel::U8(Integers::new(&plan)),
-            PixelKind::U16 => Kernel::U16(Integers::new(&plan)),
-            PixelKind::U32 => Kernel::U32(Integers::new(&plan)),
+            PixelKind::U8 => Kernel::U8(Integers::new(&plan, &patterns)),
+            PixelKind::U16 => Kernel::U16(Integers::new(&plan, &patterns)),
+            PixelKind::U32 => Kernel::U32(Integers::new(&plan, &patterns)),
             PixelKind::F32 => Kernel::F32(Floats::new(&plan)),
         };
-        let (partial, patterns) = (Partial::new(&plan), Patterns::new(&plan));
         Self { plan, arch: Arch::new(), kernel, taken: Vec::new(), partial, patterns }
     }
 
@@ -145,12 +145,12 @@ impl Reducer {
         let into = if in_order { &mut self.partial } else { separate.insert(Partial::new(&self.plan)) };
         into.frames.extend(self.taken.iter().map(|&position| frames.first + position as u64));
         let count = self.taken.len();
-        for ((slot, column), out) in self.plan.slots.iter().zip(&self.plan.columns).zip(&mut into.columns) {
+        for ((&place, &(_, kind)), out) in self.plan.places.iter().zip(&self.plan.part.columns).zip(&mut into.columns) {
             match &self.kernel {
-                Kernel::U8(kernel) => kernel.append(&self.plan, *slot, column.kind, count, out),
-                Kernel::U16(kernel) => kernel.append(&self.plan, *slot, column.kind, count, out),
-                Kernel::U32(kernel) => kernel.append(&self.plan, *slot, column.kind, count, out),
-                Kernel::F32(kernel) => kernel.append(&self.plan, *slot, count, out),
+                Kernel::U8(kernel) => kernel.append(&self.plan, place, kind, count, out),
+                Kernel::U16(kernel) => kernel.append(&self.plan, place, kind, count, out),
+                Kernel::U32(kernel) => kernel.append(&self.plan, place, kind, count, out),
+                Kernel::F32(kernel) => kernel.append(&self.plan, place, count, out),
             }
         }
         if let Some(separate) = separate {

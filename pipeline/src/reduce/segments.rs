@@ -13,8 +13,21 @@ pub(super) struct Segment {
     pub(super) x0: u32,
     /// Column after the last.
     pub(super) x1: u32,
+    /// What any of its masks wants beside the sum.
+    pub(super) extra: Extra,
     /// Where its masks are listed.
     members: (u32, u32),
+}
+
+/// What is wanted of a slot, or of any slot of a segment, beside the sum of its pixels.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(super) struct Extra {
+    /// Row and column moments.
+    pub(super) moments: bool,
+    /// Sum of squares.
+    pub(super) squares: bool,
+    /// How many pixels reach a threshold.
+    pub(super) at_least: bool,
 }
 
 /// All segments of a tile, row by row.
@@ -26,10 +39,10 @@ pub(super) struct Segments {
 }
 
 impl Segments {
-    /// Segments of binary masks that are cropped to `region`; where `whole` is given, that slot gets every pixel. Slot
-    /// `i` is `masks[i]`.
-    pub(super) fn new(masks: &[Mask], region: Region, whole: Option<u32>) -> Self {
+    /// Segments of binary masks that are cropped to `region`; slot `i` is `masks[i]`.
+    pub(super) fn new(masks: &[Mask], region: Region, extra_of: impl Fn(u32) -> Extra) -> Self {
         let mut made = Self { starts: vec![0], segments: Vec::new(), members: Vec::new() };
+        let extras: Vec<Extra> = (0..masks.len() as u32).map(extra_of).collect();
         let mut sets: HashMap<Vec<u32>, (u32, u32)> = HashMap::new();
         let mut edges: Vec<(u32, u32)> = Vec::new();
         let mut inside = vec![false; masks.len()];
@@ -41,11 +54,10 @@ impl Segments {
             edges.sort_unstable();
             let mut from = 0;
             for &(x, slot) in &edges {
-                made.push((from, x), &inside, whole, &mut sets);
+                made.push((from, x), &inside, &extras, &mut sets);
                 from = x;
                 inside[slot as usize] ^= true;
             }
-            made.push((from, region.width), &inside, whole, &mut sets);
             made.starts.push(made.segments.len());
         }
         made
@@ -55,23 +67,28 @@ impl Segments {
         &mut self,
         (x0, x1): (u32, u32),
         inside: &[bool],
-        whole: Option<u32>,
+        extras: &[Extra],
         sets: &mut HashMap<Vec<u32>, (u32, u32)>,
     ) {
         if x0 == x1 {
             return;
         }
-        let mut set: Vec<u32> = (0..inside.len() as u32).filter(|&slot| inside[slot as usize]).collect();
-        set.extend(whole);
+        let set: Vec<u32> = (0..inside.len() as u32).filter(|&slot| inside[slot as usize]).collect();
         if set.is_empty() {
             return;
+        }
+        let mut extra = Extra::default();
+        for &slot in &set {
+            extra.moments |= extras[slot as usize].moments;
+            extra.squares |= extras[slot as usize].squares;
+            extra.at_least |= extras[slot as usize].at_least;
         }
         let members = *sets.entry(set).or_insert_with_key(|set| {
             let start = self.members.len() as u32;
             self.members.extend(set);
             (start, self.members.len() as u32)
         });
-        self.segments.push(Segment { x0, x1, members });
+        self.segments.push(Segment { x0, x1, extra, members });
     }
 
     /// Segments of row `y` of the tile, left to right.

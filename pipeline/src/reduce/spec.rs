@@ -1,17 +1,29 @@
-//! What a list of reductions asks for, checked: names, masks, and the columns of numbers every result is made of.
+//! What a list of reductions asks for, checked: masks, the columns of numbers and the patterns they need, and the results
+//! that are made of them.
 //!
 //! # Invariants
 //! - I1: columns and their kinds follow from reductions, detector and pixel type alone, never from a tile, so that
 //!   partials of all tiles of a detector fit together.
+//! - I2: a column is computed once, however many results need it, and keeps its identity and epoch for as long as any
+//!   result of a later list needs it.
 
-use super::Reduction;
+use std::sync::Arc;
+
+use super::exact::Exact;
+use super::kinds::Reduction;
 use super::mask::{DETECTOR_PIXELS_MAX, Mask, MaskError};
+use super::output::{Made, Output, Over};
+use super::patterns::Accumulator;
 use crate::{PixelKind, PixelType, Region, SigShape};
 
 /// Names that virtual detectors may not have: they belong to other results.
 pub const RESERVED_NAMES: [&str; 5] = ["total", "com", "sum", "max", "valid"];
 /// Longest name of a result, in bytes.
 pub const NAME_BYTES_MAX: usize = 128;
+/// Most results of one list, and most epochs alive at once.
+pub(super) const RESULTS_MAX: usize = 256;
+/// Most numbers per scan position that one list of reductions may keep.
+pub(super) const COLUMNS_MAX: usize = 4096;
 
 /// Why a list of reductions cannot be computed.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
@@ -42,6 +54,30 @@ pub enum PlanError {
         name: String,
         /// Why.
         source: MaskError,
+    },
+    /// A parameter that does not fit the detector, the pixel type or another parameter.
+    #[error("{name:?}: `{key}` is {value}, must be {expected}")]
+    Parameter {
+        /// Name of the result.
+        name: String,
+        /// Name of the parameter.
+        key: &'static str,
+        /// Its value.
+        value: String,
+        /// What it must be.
+        expected: String,
+    },
+    /// Too many results.
+    #[error("{count} results, at most {RESULTS_MAX} are computed")]
+    TooManyResults {
+        /// Results asked for.
+        count: usize,
+    },
+    /// Too many numbers per scan position.
+    #[error("{count} numbers per scan position, at most {COLUMNS_MAX} are kept")]
+    TooManyColumns {
+        /// Numbers asked for.
+        count: usize,
     },
     /// A tile that is empty or reaches beyond the detector.
     #[error("region {region:?} is empty or not inside detector {detector:?}")]
@@ -89,45 +125,62 @@ pub(super) enum ColumnKind {
     Exact,
 }
 
-/// What one column counts, per frame.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Source {
-    /// Sum over a binary mask; index of the mask.
-    Binary(usize),
-    /// Weighted sum over a real mask; index of the mask.
-    Real(usize),
-    /// Sum over all pixels.
-    Total,
-    /// Sum of row times pixel.
+/// What is added up over a binary mask.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(super) enum Of {
+    /// Pixels.
+    Pixels,
+    /// Row of the detector times pixel.
     MomentY,
-    /// Sum of column times pixel.
+    /// Column of the detector times pixel.
     MomentX,
+    /// Squares of pixels.
+    Squares,
+    /// 1 for every pixel at or above this value.
+    AtLeast(f64),
+}
+
+/// What one column counts, per frame; masks by number.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(super) enum Source {
+    /// Sum over a binary mask.
+    Binary(usize, Of),
+    /// Weighted sum over a real mask.
+    Real(usize),
 }
 
 /// One number per frame.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq)]
 pub(super) struct Column {
     pub(super) source: Source,
     pub(super) kind: ColumnKind,
     /// The value is the column times two to this power.
     pub(super) exponent: i32,
+    /// The same for as long as a result needs the column, never used again after.
+    pub(super) id: u64,
+    /// Which change of the list brought it.
+    pub(super) epoch: u32,
 }
 
-/// How a result is made of columns or patterns.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Made {
-    Value { column: usize },
-    Com { total: usize, y: usize, x: usize },
-    Sum,
-    Max,
+/// An accumulator per detector pixel (or per bin), and which change of the list brought it.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(super) struct Wanted {
+    pub(super) accumulator: Accumulator,
+    pub(super) epoch: u32,
 }
 
 /// A list of reductions, checked against a detector.
 #[derive(Debug, Clone)]
 pub(super) struct Spec {
-    pub(super) masks: Vec<Mask>,
+    pub(super) detector: SigShape,
+    pub(super) pixel: PixelType,
+    /// Number of changes of the list so far.
+    pub(super) generation: u32,
+    pub(super) masks: Vec<Arc<Mask>>,
     pub(super) columns: Vec<Column>,
-    pub(super) results: Vec<(String, Made)>,
+    pub(super) patterns: Vec<Wanted>,
+    pub(super) results: Vec<Output>,
+    next_id: u64,
 }
 
 impl Spec {
@@ -135,66 +188,242 @@ impl Spec {
         if detector.pixel_count() > DETECTOR_PIXELS_MAX {
             return Err(PlanError::DetectorTooLarge { detector });
         }
-        let mut spec = Self { masks: Vec::new(), columns: Vec::new(), results: Vec::new() };
+        let empty = Self {
+            detector,
+            pixel,
+            generation: 0,
+            masks: Vec::new(),
+            columns: Vec::new(),
+            patterns: Vec::new(),
+            results: Vec::new(),
+            next_id: 0,
+        };
+        empty.filled(reductions, None)
+    }
+
+    /// The same detector with another list: what both lists need keeps its identity and its epoch.
+    pub(super) fn changed(&self, reductions: &[Reduction]) -> Result<Self, PlanError> {
+        let empty = Self {
+            masks: Vec::new(),
+            columns: Vec::new(),
+            patterns: Vec::new(),
+            results: Vec::new(),
+            generation: self.generation + 1,
+            ..self.clone()
+        };
+        empty.filled(reductions, Some(self))
+    }
+
+    fn filled(mut self, reductions: &[Reduction], before: Option<&Self>) -> Result<Self, PlanError> {
         for reduction in reductions {
-            let (name, made) = match reduction {
-                Reduction::Virtual { name, detector: shape } => {
-                    check_name(name)?;
-                    let mask = shape.mask(detector);
-                    let mask = mask.map_err(|source| PlanError::Mask { name: name.clone(), source })?;
-                    (name.as_str(), Made::Value { column: spec.mask_column(mask, pixel) })
+            let made = reduction.plan(&mut Needs { spec: &mut self, before })?;
+            for output in made {
+                check_name(&output.name)?;
+                if self.results.iter().any(|other| other.name == output.name) {
+                    return Err(PlanError::Duplicate { name: output.name });
                 }
-                Reduction::Total => ("total", Made::Value { column: spec.column(Source::Total, detector, pixel) }),
-                Reduction::CentreOfMass => {
-                    let total = spec.column(Source::Total, detector, pixel);
-                    let y = spec.column(Source::MomentY, detector, pixel);
-                    ("com", Made::Com { total, y, x: spec.column(Source::MomentX, detector, pixel) })
-                }
-                Reduction::Sum => ("sum", Made::Sum),
-                Reduction::Max => ("max", Made::Max),
-            };
-            if spec.results.iter().any(|(other, _)| other == name) {
-                return Err(PlanError::Duplicate { name: name.into() });
+                self.results.push(output);
             }
-            spec.results.push((name.into(), made));
         }
-        Ok(spec)
-    }
-
-    fn mask_column(&mut self, mask: Mask, pixel: PixelType) -> usize {
-        let index = self.masks.len();
-        let column = match mask.is_binary() {
-            true if pixel.is_integer() => Column { source: Source::Binary(index), kind: ColumnKind::U64, exponent: 0 },
-            true => Column { source: Source::Binary(index), kind: ColumnKind::Exact, exponent: 0 },
-            false => Column { source: Source::Real(index), kind: ColumnKind::Exact, exponent: mask.exponent() },
-        };
-        self.masks.push(mask);
-        self.columns.push(column);
-        self.columns.len() - 1
-    }
-
-    /// The column of a source that is not a mask, shared by all results that need it.
-    fn column(&mut self, source: Source, detector: SigShape, pixel: PixelType) -> usize {
-        if let Some(index) = self.columns.iter().position(|column| column.source == source) {
-            return index;
+        if self.results.len() > RESULTS_MAX {
+            return Err(PlanError::TooManyResults { count: self.results.len() });
         }
-        let weight_max = match source {
-            Source::MomentY => detector.height.saturating_sub(1),
-            Source::MomentX => detector.width.saturating_sub(1),
-            _ => 1,
-        };
-        let kind = match pixel_max(pixel) {
-            None => ColumnKind::Exact,
-            Some(pixel_max) if fits_u64(pixel_max, detector, weight_max) => ColumnKind::U64,
-            Some(_) => ColumnKind::U128,
-        };
-        self.columns.push(Column { source, kind, exponent: 0 });
-        self.columns.len() - 1
+        match self.columns.len() {
+            count if count > COLUMNS_MAX => Err(PlanError::TooManyColumns { count }),
+            _ => Ok(self),
+        }
     }
 
-    /// Whether a result is made that way.
-    pub(super) fn makes(&self, wanted: Made) -> bool {
-        self.results.iter().any(|&(_, made)| made == wanted)
+    /// Epochs of columns and patterns, ascending.
+    pub(super) fn epochs(&self) -> Vec<u32> {
+        let columns = self.columns.iter().map(|column| column.epoch);
+        let mut epochs: Vec<u32> = columns.chain(self.patterns.iter().map(|wanted| wanted.epoch)).collect();
+        epochs.sort_unstable();
+        epochs.dedup();
+        epochs
+    }
+
+    /// Epochs of what a result is made of, ascending.
+    pub(super) fn epochs_of(&self, output: &Output) -> Vec<u32> {
+        let columns = output.columns.iter().map(|&column| self.columns[column].epoch);
+        let patterns = output.accumulators.iter();
+        let patterns = patterns.filter_map(|&used| self.patterns.iter().find(|wanted| wanted.accumulator == used));
+        let mut epochs: Vec<u32> = columns.chain(patterns.map(|wanted| wanted.epoch)).collect();
+        epochs.sort_unstable();
+        epochs.dedup();
+        epochs
+    }
+
+    /// What is accumulated per pixel since this epoch began.
+    pub(super) fn accumulators(&self, epoch: u32) -> Vec<Accumulator> {
+        let wanted = self.patterns.iter().filter(|wanted| wanted.epoch == epoch);
+        wanted.map(|wanted| wanted.accumulator).collect()
+    }
+}
+
+/// What a list of reductions takes, at most.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Footprint {
+    /// Bytes of memory while results grow.
+    pub memory_bytes: u64,
+    /// Bytes of the results as they are stored.
+    pub stored_bytes: u64,
+}
+
+impl Footprint {
+    /// Of reductions over so many scan positions and all pixels of a detector, read out as one tile or several.
+    /// Errors: as [`super::ReducePlan::compile`].
+    pub fn of(
+        reductions: &[Reduction],
+        detector: SigShape,
+        pixel: PixelType,
+        positions: u64,
+        tile_count: usize,
+    ) -> Result<Self, PlanError> {
+        let spec = Spec::new(reductions, detector, pixel)?;
+        let column_bytes = |column: &Column| match column.kind {
+            ColumnKind::U64 => 8,
+            ColumnKind::U128 => 16,
+            ColumnKind::Exact if tile_count == 1 => 8,
+            ColumnKind::Exact => size_of::<Exact>() as u64,
+        };
+        let pixels = detector.pixel_count();
+        let pattern_bytes = |wanted: &Wanted| match wanted.accumulator {
+            Accumulator::Histogram(bins) => u64::from(bins.count) * 8,
+            Accumulator::Max | Accumulator::Min => 4 * pixels,
+            // Digits of exact sums: few are used, but all can be.
+            Accumulator::Sum if pixel.kind == PixelKind::F32 => size_of::<Exact>() as u64 * pixels,
+            Accumulator::Sum => 12 * pixels,
+            Accumulator::Moments => 28 * pixels,
+        };
+        let numbers = |output: &Output| {
+            let places = match output.over {
+                Over::Scan => positions,
+                Over::Detector => pixels,
+                Over::All => 1,
+            };
+            places.saturating_mul(output.tail_count() as u64)
+        };
+        let whole = |output: &&Output| matches!(output.made, Made::Whole { .. });
+        let stored_bytes =
+            spec.results.iter().map(|output| numbers(output).saturating_mul(8)).fold(positions, u64::saturating_add);
+        let columns = spec.columns.iter().map(|column| column_bytes(column).saturating_mul(positions));
+        // Patterns are kept by the images and by every reducer: twice is what one of each takes.
+        let patterns = spec.patterns.iter().map(|wanted| 2 * pattern_bytes(wanted));
+        let derived = spec.results.iter().filter(whole).map(|output| numbers(output).saturating_mul(8));
+        let memory_bytes = columns.chain(patterns).chain(derived).fold(0, u64::saturating_add);
+        Ok(Self { memory_bytes, stored_bytes })
+    }
+}
+
+/// A column, as the finishing function of a result names it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Sum(pub(super) usize);
+
+/// What a reduction may ask to be computed from every frame.
+#[derive(Debug)]
+pub(super) struct Needs<'a> {
+    spec: &'a mut Spec,
+    before: Option<&'a Spec>,
+}
+
+impl Needs<'_> {
+    /// Shape of the whole detector.
+    pub(super) fn detector(&self) -> SigShape {
+        self.spec.detector
+    }
+
+    /// How pixels come.
+    pub(super) fn pixel(&self) -> PixelType {
+        self.spec.pixel
+    }
+
+    /// Sum over a mask: integers of binary masks stay integers.
+    pub(super) fn sum(&mut self, mask: Mask) -> Sum {
+        if mask.is_binary() {
+            return self.over(mask, Of::Pixels);
+        }
+        let exponent = mask.exponent();
+        let mask = self.mask(mask);
+        self.column(Source::Real(mask), ColumnKind::Exact, exponent)
+    }
+
+    /// Sum of something over a binary mask.
+    pub(super) fn over(&mut self, mask: Mask, of: Of) -> Sum {
+        debug_assert!(mask.is_binary(), "moments and squares are taken over binary masks");
+        let detector = self.spec.detector;
+        let kind = match (pixel_max(self.spec.pixel), of) {
+            (_, Of::AtLeast(_)) => ColumnKind::U64,
+            (None, _) => ColumnKind::Exact,
+            (Some(pixel_max), of) => {
+                let weight_max = match of {
+                    Of::MomentY => detector.height.saturating_sub(1),
+                    Of::MomentX => detector.width.saturating_sub(1),
+                    Of::Squares => pixel_max,
+                    Of::Pixels | Of::AtLeast(_) => 1,
+                };
+                if fits_u64(pixel_max, detector, weight_max) { ColumnKind::U64 } else { ColumnKind::U128 }
+            }
+        };
+        let mask = self.mask(mask);
+        self.column(Source::Binary(mask, of), kind, 0)
+    }
+
+    /// Sum over all pixels.
+    pub(super) fn total(&mut self) -> Sum {
+        let whole = Mask::whole(self.spec.detector);
+        self.over(whole, Of::Pixels)
+    }
+
+    /// Something accumulated per detector pixel, over frames.
+    pub(super) fn pattern(&mut self, accumulator: Accumulator) -> Accumulator {
+        if !self.spec.patterns.iter().any(|wanted| wanted.accumulator == accumulator) {
+            let same = |wanted: &&Wanted| wanted.accumulator == accumulator;
+            let known = self.before.and_then(|before| before.patterns.iter().find(same));
+            let epoch = known.map_or(self.spec.generation, |wanted| wanted.epoch);
+            self.spec.patterns.push(Wanted { accumulator, epoch });
+        }
+        accumulator
+    }
+
+    /// Number that the first result gets which is planned now.
+    pub(super) fn next_result(&self) -> usize {
+        self.spec.results.len()
+    }
+
+    fn mask(&mut self, mask: Mask) -> usize {
+        if let Some(known) = self.spec.masks.iter().position(|known| **known == mask) {
+            return known;
+        }
+        let known = self.before.and_then(|before| before.masks.iter().find(|known| ***known == mask));
+        self.spec.masks.push(known.map_or_else(|| Arc::new(mask), Arc::clone));
+        self.spec.masks.len() - 1
+    }
+
+    fn column(&mut self, source: Source, kind: ColumnKind, exponent: i32) -> Sum {
+        if let Some(known) = self.spec.columns.iter().position(|column| column.source == source) {
+            return Sum(known);
+        }
+        let known = self.before.and_then(|before| {
+            before.columns.iter().find(|column| self.is_same(before, column.source, source)) // I2
+        });
+        let (id, epoch) = match known {
+            Some(column) => (column.id, column.epoch),
+            None => (self.spec.next_id, self.spec.generation),
+        };
+        self.spec.next_id += u64::from(known.is_none());
+        self.spec.columns.push(Column { source, kind, exponent, id, epoch });
+        Sum(self.spec.columns.len() - 1)
+    }
+
+    /// Whether a source of the list before is the same as one of this list; equal masks are one object by now.
+    fn is_same(&self, before: &Spec, old: Source, new: Source) -> bool {
+        let same_mask = |old: usize, new: usize| Arc::ptr_eq(&before.masks[old], &self.spec.masks[new]);
+        match (old, new) {
+            (Source::Binary(old, a), Source::Binary(new, b)) => a == b && same_mask(old, new),
+            (Source::Real(old), Source::Real(new)) => same_mask(old, new),
+            _ => false,
+        }
     }
 }
 
@@ -210,20 +439,15 @@ fn pixel_max(pixel: PixelType) -> Option<u32> {
 
 /// The overflow proof: a whole frame of the largest pixels under the largest weight stays below 2^63.
 fn fits_u64(pixel_max: u32, detector: SigShape, weight_max: u32) -> bool {
-    u128::from(pixel_max) * u128::from(detector.pixel_count()) * u128::from(weight_max) < 1 << 63
+    let largest = u128::from(pixel_max) * u128::from(detector.pixel_count()) * u128::from(weight_max);
+    largest < 1 << 63
 }
 
-fn check_name(name: &str) -> Result<(), PlanError> {
+pub(super) fn check_name(name: &str) -> Result<(), PlanError> {
     let valid = name.len() <= NAME_BYTES_MAX
         && name.starts_with(|c: char| c.is_ascii_alphanumeric())
         && name.bytes().all(|b| b.is_ascii_alphanumeric() || b"._-".contains(&b));
-    if !valid {
-        return Err(PlanError::Name { name: name.chars().take(NAME_BYTES_MAX).collect() });
-    }
-    if RESERVED_NAMES.contains(&name) {
-        return Err(PlanError::Reserved { name: name.into() });
-    }
-    Ok(())
+    if valid { Ok(()) } else { Err(PlanError::Name { name: name.chars().take(NAME_BYTES_MAX).collect() }) }
 }
 
 #[cfg(test)]
@@ -233,7 +457,7 @@ mod tests {
     use crate::reduce::VirtualDetector;
 
     fn disk(name: &str) -> Reduction {
-        Reduction::Virtual { name: name.into(), detector: VirtualDetector::Disk { cy: 1.0, cx: 1.0, radius: 1.0 } }
+        Reduction::virtual_detector(name, VirtualDetector::Disk { cy: 1.0, cx: 1.0, radius: 1.0 })
     }
 
     fn spec(reductions: &[Reduction], side: u32, kind: PixelKind) -> Result<Spec, PlanError> {
@@ -250,14 +474,15 @@ mod tests {
             assert!(matches!(spec(&[disk(reserved)], 8, PixelKind::U16), Err(PlanError::Reserved { .. })));
         }
         assert!(matches!(spec(&[disk("a"), disk("a")], 8, PixelKind::U16), Err(PlanError::Duplicate { .. })));
-        assert!(matches!(spec(&[Reduction::Sum, Reduction::Sum], 8, PixelKind::U16), Err(PlanError::Duplicate { .. })));
+        let twice = [Reduction::sum(), Reduction::sum()];
+        assert!(matches!(spec(&twice, 8, PixelKind::U16), Err(PlanError::Duplicate { .. })));
         assert!(spec(&[disk("0.B_f-2"), disk(&"a".repeat(128))], 8, PixelKind::U16).is_ok());
     }
 
     /// The proof allows 64 bits exactly where section 8 of the definitions does: u32 moments of 4096 x 4096 need more.
     #[test]
     fn overflow_proof() {
-        let all = [Reduction::Total, Reduction::CentreOfMass];
+        let all = [Reduction::total(), Reduction::centre_of_mass()];
         let kinds = |side, kind| -> Vec<ColumnKind> {
             spec(&all, side, kind).expect("valid").columns.iter().map(|column| column.kind).collect()
         };
@@ -266,5 +491,20 @@ mod tests {
         assert_eq!(kinds(16384, PixelKind::U16), [ColumnKind::U64; 3]);
         assert_eq!(kinds(16, PixelKind::F32), [ColumnKind::Exact; 3]);
         assert!(spec(&all, 16385, PixelKind::U8).is_err());
+    }
+
+    /// What two lists share keeps id and epoch; what comes anew begins a new epoch, also under an old name.
+    #[test]
+    fn changes_keep_what_stays() {
+        let moved = VirtualDetector::Disk { cy: 2.0, cx: 1.0, radius: 1.0 };
+        let before = spec(&[disk("a"), Reduction::total(), Reduction::sum()], 8, PixelKind::U16).expect("valid");
+        let list = [Reduction::sum(), Reduction::virtual_detector("a", moved), Reduction::total(), Reduction::max()];
+        let after = before.changed(&list).expect("valid");
+        let columns: Vec<_> = after.columns.iter().map(|column| (column.id, column.epoch)).collect();
+        assert_eq!(columns, [(2, 1), (1, 0)]);
+        let patterns: Vec<_> = after.patterns.iter().map(|wanted| wanted.epoch).collect();
+        assert_eq!((patterns, after.epochs()), (vec![0, 1], vec![0, 1]));
+        assert_eq!(after.epochs_of(&after.results[1]), [1]);
+        assert_eq!(after.epochs_of(&after.results[2]), [0]);
     }
 }

@@ -29,11 +29,14 @@ impl RowVersions {
         self.versions.iter().copied().max().unwrap_or(0)
     }
 
-    /// Rows of `row_count` that changed after `version`, as ranges that do not touch.
-    pub(super) fn changed_since(&self, version: u64, row_count: usize) -> Vec<Range<usize>> {
+    /// Rows of `row_count` that changed after `version` in any of `all` (of the same step), as ranges that do not touch.
+    pub(super) fn changed_since(all: &[&Self], version: u64, row_count: usize) -> Vec<Range<usize>> {
         let mut changed: Vec<Range<usize>> = Vec::new();
-        for (at, _) in self.versions.iter().enumerate().filter(|&(_, &row)| row > version) {
-            let rows = at * self.step..((at + 1) * self.step).min(row_count);
+        let step = all.first().map_or(1, |versions| versions.step);
+        let steps = all.iter().map(|versions| versions.versions.len()).max().unwrap_or(0);
+        let is_newer = |at: usize| all.iter().any(|rows| rows.versions.get(at).is_some_and(|&row| row > version));
+        for at in (0..steps).filter(|&at| is_newer(at)) {
+            let rows = at * step..((at + 1) * step).min(row_count);
             match changed.last_mut() {
                 Some(last) if last.end == rows.start => last.end = rows.end,
                 _ => changed.push(rows),

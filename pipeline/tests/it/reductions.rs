@@ -16,10 +16,12 @@ use crate::run::{Data, Piece, run, run_whole, values};
 
 const U16: PixelType = PixelType { kind: PixelKind::U16, order: ByteOrder::Big };
 const SMALL: SigShape = SigShape { height: 2, width: 3 };
-const ALL: [Reduction; 4] = [Reduction::Total, Reduction::CentreOfMass, Reduction::Sum, Reduction::Max];
+fn all() -> [Reduction; 4] {
+    [Reduction::total(), Reduction::centre_of_mass(), Reduction::sum(), Reduction::max()]
+}
 
 fn disk(name: &str, radius: f64) -> Reduction {
-    Reduction::Virtual { name: name.into(), detector: VirtualDetector::Disk { cy: 1.0, cx: 2.0, radius } }
+    Reduction::virtual_detector(name, VirtualDetector::Disk { cy: 1.0, cx: 2.0, radius })
 }
 
 /// The worked example of `docs/reductions.md`.
@@ -37,9 +39,9 @@ fn worked_example(kind: PixelKind) -> Data {
 /// Disk, ring, total, centre of mass, sum and maximum of four small frames, whole and split at column 2.
 #[test]
 fn the_worked_example() {
-    let mut reductions = ALL.to_vec();
+    let mut reductions = all().to_vec();
     let ring = VirtualDetector::Ring { cy: 1.0, cx: 2.0, inner: 1.0, outer: 2.5 };
-    reductions.extend([disk("disk", 1.0), Reduction::Virtual { name: "ring".into(), detector: ring }]);
+    reductions.extend([disk("disk", 1.0), Reduction::virtual_detector("ring", ring)]);
     let scan = Some(Scan::raster(NavShape { height: 2, width: 2 }));
     for kind in [PixelKind::U8, PixelKind::U16, PixelKind::U32, PixelKind::F32] {
         let data = worked_example(kind);
@@ -65,7 +67,7 @@ fn reducer(reductions: &[Reduction]) -> Reducer {
 }
 
 fn partial(frames: &[u64]) -> Partial {
-    let mut reducer = reducer(&[Reduction::Total, Reduction::CentreOfMass, disk("bf", 0.5)]);
+    let mut reducer = reducer(&[Reduction::total(), Reduction::centre_of_mass(), disk("bf", 0.5)]);
     for &frame in frames {
         let bytes: Vec<u8> = (0..12).map(|i| (frame * 31 + i * 7) as u8).collect();
         reducer.reduce(&Frames::new(frame, &bytes, U16, SMALL.region()).expect("one frame"));
@@ -97,19 +99,19 @@ proptest! {
 /// Partials of other tiles or other reductions are refused.
 #[test]
 fn partials_of_other_plans_do_not_merge() {
-    let mut total = Partial::new(reducer(&[Reduction::Total]).plan());
+    let mut total = Partial::new(reducer(&[Reduction::total()]).plan());
     assert_eq!(total.merge(&partial(&[1])), Err(MergeError::Reductions));
     let region = Region { y: 0, x: 0, height: 1, width: 3 };
-    let tile = ReducePlan::compile(&[Reduction::Total], SMALL, region, U16).expect("valid");
+    let tile = ReducePlan::compile(&[Reduction::total()], SMALL, region, U16).expect("valid");
     assert!(matches!(total.merge(&Partial::new(&tile)), Err(MergeError::Region { .. })));
 }
 
 fn line(frame_count: Option<u64>) -> LiveImages {
-    LiveImages::new(&ALL, None, frame_count, SMALL, U16, &[SMALL.region()]).expect("valid")
+    LiveImages::new(&all(), None, frame_count, SMALL, U16, &[SMALL.region()]).expect("valid")
 }
 
 fn reduced(frames: &[u64]) -> Partial {
-    let mut reducer = reducer(&ALL);
+    let mut reducer = reducer(&all());
     for &frame in frames {
         reducer.reduce(&Frames::new(frame, &[0, 1].repeat(6), U16, SMALL.region()).expect("one frame"));
     }
@@ -129,7 +131,7 @@ fn a_line_grows_and_is_bounded() {
     images.merge(0, &reduced(&[2, LINE_FRAMES_MAX, u64::MAX]));
     assert_eq!(images.merged(), MergeCounts { taken: 1, duplicate: 1, beyond: 2 });
     assert_eq!(images.scan_shape(), [3]);
-    assert_eq!(images.not_reduced(0, 0..5), [0..2, 3..5]);
+    assert_eq!(images.holes(0, 0..5)[0].frames, [0..2, 3..5]);
 
     let known = line(Some(5));
     assert_eq!(known.image("total").expect("total").shape(), [5]);
@@ -142,7 +144,7 @@ fn a_line_grows_and_is_bounded() {
 #[test]
 fn rows_that_changed() {
     let scan = Scan::raster(NavShape { height: 4, width: 3 });
-    let mut images = LiveImages::new(&ALL, Some(scan), None, SMALL, U16, &[SMALL.region()]).expect("valid");
+    let mut images = LiveImages::new(&all(), Some(scan), None, SMALL, U16, &[SMALL.region()]).expect("valid");
     let changed = |images: &LiveImages, name: &str, since| -> Vec<usize> {
         images.image(name).expect("name").rows_changed_since(since).into_iter().flatten().collect()
     };
@@ -155,7 +157,7 @@ fn rows_that_changed() {
     assert_eq!(changed(&images, "com", 0), [0, 1, 2, 3]);
     assert_eq!(changed(&images, "com", images.version()), [0; 0]);
     assert!(changed(&images, "sum", 0).is_empty());
-    let mut reducer = reducer(&ALL);
+    let mut reducer = reducer(&all());
     reducer.reduce(&Frames::new(5, &[0; 12], U16, SMALL.region()).expect("one frame"));
     images.merge_patterns(0, &reducer.take_patterns());
     assert_eq!(changed(&images, "sum", 0), [0, 1]);
@@ -169,7 +171,7 @@ fn rows_that_changed() {
 /// Links of the same region share its frames; other regions must not overlap, and must fit.
 #[test]
 fn links_and_regions() {
-    let images = |regions: &[Region]| LiveImages::new(&ALL, None, None, SMALL, U16, regions);
+    let images = |regions: &[Region]| LiveImages::new(&all(), None, None, SMALL, U16, regions);
     let region = |y, height| Region { y, x: 0, height, width: 3 };
     let mut shared = images(&[SMALL.region(), SMALL.region()]).expect("shares");
     shared.merge(0, &reduced(&[0]));
@@ -179,7 +181,7 @@ fn links_and_regions() {
     assert!(matches!(images(&[region(1, 2)]), Err(PlanError::Region { .. })));
     assert!(matches!(images(&[]), Err(PlanError::NoRegion)));
     let scan = Scan::raster(NavShape { height: u32::MAX, width: u32::MAX });
-    let huge = LiveImages::new(&ALL, Some(scan), None, SMALL, U16, &[SMALL.region()]);
+    let huge = LiveImages::new(&all(), Some(scan), None, SMALL, U16, &[SMALL.region()]);
     assert!(matches!(huge, Err(PlanError::ScanTooLarge { .. })));
 }
 
@@ -188,11 +190,11 @@ fn links_and_regions() {
 fn largest_pixels() {
     let detector = SigShape { height: 4, width: 65_536 };
     let pixel = PixelType::new(PixelKind::U32, ByteOrder::Little);
-    let plan = ReducePlan::compile(&ALL, detector, detector.region(), pixel).expect("valid");
+    let plan = ReducePlan::compile(&all(), detector, detector.region(), pixel).expect("valid");
     let mut reducer = Reducer::new(Arc::new(plan));
     let bytes = vec![0xff; detector.pixel_count() as usize * 4];
     reducer.reduce(&Frames::new(0, &bytes, pixel, detector.region()).expect("one frame"));
-    let mut images = LiveImages::new(&ALL, None, Some(1), detector, pixel, &[detector.region()]).expect("valid");
+    let mut images = LiveImages::new(&all(), None, Some(1), detector, pixel, &[detector.region()]).expect("valid");
     images.merge(0, &reducer.take());
     assert_eq!(values(&images, "total"), [f64::from(u32::MAX) * 262_144.0]);
     assert_eq!(values(&images, "com"), [1.5, 32_767.5]);
@@ -202,14 +204,14 @@ fn largest_pixels() {
 #[test]
 fn many_frames() {
     let detector = SigShape { height: 1, width: 2 };
-    let plan = ReducePlan::compile(&[Reduction::Sum], detector, detector.region(), U16).expect("valid");
+    let plan = ReducePlan::compile(&[Reduction::sum()], detector, detector.region(), U16).expect("valid");
     let mut reducer = Reducer::new(Arc::new(plan));
     let bytes = vec![0xff; 4 * 150_000];
     let frames = Frames::new(0, &bytes, U16, detector.region()).expect("frames");
     reducer.reduce(&frames);
     reducer.reduce(&frames);
     let mut images =
-        LiveImages::new(&[Reduction::Sum], None, None, detector, U16, &[detector.region()]).expect("valid");
+        LiveImages::new(&[Reduction::sum()], None, None, detector, U16, &[detector.region()]).expect("valid");
     images.merge_patterns(0, &reducer.take_patterns());
     assert_eq!(values(&images, "sum"), [300_000.0 * 65_535.0; 2]);
     assert_eq!(reducer.pattern_frame_count(), 0);
@@ -221,9 +223,9 @@ fn nan_pixels() {
     let pixel = PixelType::new(PixelKind::F32, ByteOrder::Little);
     let frames = vec![vec![f64::NAN, 1.0, 2.0, 3.0, 4.0, -5.0], vec![7.0, f64::INFINITY, 0.0, 0.0, 0.0, 0.0]];
     let data = Data { detector: SMALL, pixel, frames };
-    let mut reductions = ALL.to_vec();
+    let mut reductions = all().to_vec();
     let corner = VirtualDetector::Rectangle { y0: 1, x0: 0, y1: 2, x1: 3 };
-    reductions.push(Reduction::Virtual { name: "corner".into(), detector: corner });
+    reductions.push(Reduction::virtual_detector("corner", corner));
     let images = run_whole(&data, &reductions, None);
     let total = values(&images, "total");
     assert!(total[0].is_nan() && total[1] == f64::INFINITY);
@@ -256,7 +258,7 @@ fn frames_of_a_block() {
         block.commit(position, 0, 0);
     }
     let block = block.seal().expect("two frames");
-    let mut reducer = reducer(&ALL);
+    let mut reducer = reducer(&all());
     assert_eq!(reducer.reduce(&Frames::of_block(&block)), 2);
     assert_eq!(reducer.take().frames(), [4, 6]);
     assert_eq!(reducer.take_patterns().frame_count(), 2);

@@ -16,4 +16,5 @@ mod page;
 mod routes;
 mod server;
 
+pub use routes::Control;
 pub use server::{HttpError, HttpLimits, HttpServer};

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::SystemTime;
 
-use axum::extract::rejection::QueryRejection;
+use axum::extract::rejection::{JsonRejection, QueryRejection};
 use axum::extract::{Path, Query, Request, State};
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::middleware::{Next, from_fn_with_state};
@@ -22,19 +22,30 @@ use crate::live::{
 use crate::metrics::{CONTENT_TYPE, Metrics};
 use crate::time::epoch_ns;
 
-/// Largest request body that is not refused at once; no route reads one.
+/// Largest request body that is not refused at once; one route reads one.
 const BODY_BYTES_MAX: u64 = 64 << 10;
+
+/// What can be changed while a receiver runs.
+pub trait Control: Send + Sync {
+    /// What is computed from every frame: an array of `{"name", "kind", ...parameters}`.
+    fn reductions(&self) -> serde_json::Value;
+
+    /// Computes another list from now on, in the same form. An error says what is wrong with it, and then nothing has
+    /// changed.
+    fn change_reductions(&self, list: &serde_json::Value) -> Result<(), String>;
+}
 
 struct Site {
     board: Arc<Board>,
+    control: Option<Arc<dyn Control>>,
     metrics: Metrics,
     budget: Budget,
 }
 
 /// All routes over this board; at most `image_bytes` of images are under way at once.
-pub(super) fn router(board: Arc<Board>, image_bytes: u32) -> Router {
+pub(super) fn router(board: Arc<Board>, control: Option<Arc<dyn Control>>, image_bytes: u32) -> Router {
     let metrics = Metrics::new(Arc::clone(&board));
-    let site = Arc::new(Site { board, metrics, budget: Budget::new(image_bytes) });
+    let site = Arc::new(Site { board, control, metrics, budget: Budget::new(image_bytes) });
     Router::new()
         .route("/", get(index))
         .route("/style.css", get(style))
@@ -42,8 +53,11 @@ pub(super) fn router(board: Arc<Board>, image_bytes: u32) -> Router {
         .route("/metrics", get(metrics_text))
         .route("/api/v1/status", get(status))
         .route("/api/v1/acq/{id}/result/{name}", get(result))
+        .route("/api/v1/reductions", get(reductions).put(change_reductions))
         .fallback(async || Refusal::new(StatusCode::NOT_FOUND, "nothing here: see / for what there is"))
-        .method_not_allowed_fallback(async || Refusal::new(StatusCode::METHOD_NOT_ALLOWED, "only GET and HEAD"))
+        .method_not_allowed_fallback(async || {
+            Refusal::new(StatusCode::METHOD_NOT_ALLOWED, "only GET and HEAD; PUT of /api/v1/reductions")
+        })
         .layer(from_fn_with_state(Arc::clone(&site), guard))
         .with_state(site)
 }
@@ -83,7 +97,10 @@ fn check(headers: &HeaderMap) -> Result<(), Refusal> {
     }
     let length = headers.get(header::CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse().ok());
     if headers.contains_key(header::TRANSFER_ENCODING) || length.unwrap_or(0) > BODY_BYTES_MAX {
-        return Err(Refusal::new(StatusCode::PAYLOAD_TOO_LARGE, "requests have no body here"));
+        return Err(Refusal::new(
+            StatusCode::PAYLOAD_TOO_LARGE,
+            "requests have a short body of known length here, or none",
+        ));
     }
     Ok(())
 }
@@ -107,6 +124,27 @@ async fn metrics_text(State(site): State<Arc<Site>>) -> impl IntoResponse {
 
 async fn status(State(site): State<Arc<Site>>) -> Json<Status> {
     Json(Status::of(&site.board, SystemTime::now()))
+}
+
+async fn reductions(State(site): State<Arc<Site>>) -> Result<Json<serde_json::Value>, Refusal> {
+    Ok(Json(site.control()?.reductions()))
+}
+
+/// A page from elsewhere cannot send this: JSON and PUT need its consent asked first, which nothing here answers.
+async fn change_reductions(
+    State(site): State<Arc<Site>>,
+    list: Result<Json<serde_json::Value>, JsonRejection>,
+) -> Result<Json<serde_json::Value>, Refusal> {
+    let Json(list) = list.map_err(|rejection| Refusal::new(rejection.status(), rejection.body_text()))?;
+    let control = site.control()?;
+    control.change_reductions(&list).map_err(|error| Refusal::new(StatusCode::UNPROCESSABLE_ENTITY, error))?;
+    Ok(Json(control.reductions()))
+}
+
+impl Site {
+    fn control(&self) -> Result<Arc<dyn Control>, Refusal> {
+        self.control.clone().ok_or_else(|| Refusal::new(StatusCode::NOT_FOUND, "nothing can be changed here"))
+    }
 }
 
 async fn index(State(site): State<Arc<Site>>) -> Html<String> {

@@ -15,7 +15,7 @@ use hyper_util::service::TowerToHyperService;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Notify, Semaphore};
 
-use super::routes;
+use super::routes::{self, Control};
 use crate::live::Board;
 
 /// Bounds of the server.
@@ -88,7 +88,12 @@ pub struct HttpServer {
 
 impl HttpServer {
     /// Binds `address` (port 0 = any free one) and starts the thread `http`.
-    pub fn spawn(board: Arc<Board>, address: SocketAddr, limits: HttpLimits) -> Result<Self, HttpError> {
+    pub fn spawn(
+        board: Arc<Board>,
+        control: Option<Arc<dyn Control>>,
+        address: SocketAddr,
+        limits: HttpLimits,
+    ) -> Result<Self, HttpError> {
         if !address.ip().is_loopback() {
             return Err(HttpError::NotLoopback { address });
         }
@@ -102,7 +107,10 @@ impl HttpServer {
         let stopped = Arc::clone(&stop);
         let thread = std::thread::Builder::new()
             .name("http".to_owned())
-            .spawn(move || runtime.block_on(serve(listener, board, limits, &stopped)))
+            .spawn(move || {
+                let router = routes::router(Arc::clone(&board), control, limits.image_bytes);
+                runtime.block_on(serve(listener, board, router, limits, &stopped));
+            })
             .map_err(no_thread)?;
         Ok(Self { address: bound, stop, thread: Some(thread) })
     }
@@ -122,7 +130,7 @@ impl Drop for HttpServer {
     }
 }
 
-async fn serve(listener: StdListener, board: Arc<Board>, limits: HttpLimits, stop: &Notify) {
+async fn serve(listener: StdListener, board: Arc<Board>, router: Router, limits: HttpLimits, stop: &Notify) {
     let listener = match TcpListener::from_std(listener) {
         Ok(listener) => listener,
         Err(error) => {
@@ -130,7 +138,6 @@ async fn serve(listener: StdListener, board: Arc<Board>, limits: HttpLimits, sto
             return;
         }
     };
-    let router = routes::router(Arc::clone(&board), limits.image_bytes);
     let connections = Arc::new(Semaphore::new(limits.connections));
     loop {
         let accepted = tokio::select! {

@@ -72,7 +72,7 @@ fn fitting_keeps_colours() {
 fn a_receiver_is_watched_until_it_is_gone() {
     let (board, _) = board();
     board.begin(Acquisition::new([2; 16], "gold", SystemTime::UNIX_EPOCH));
-    let server = HttpServer::spawn(board, ([127, 0, 0, 1], 0).into(), HttpLimits::default()).expect("server");
+    let server = HttpServer::spawn(board, None, ([127, 0, 0, 1], 0).into(), HttpLimits::default()).expect("server");
     let url = server.address().to_string();
     let watch = Watch { url: url.clone(), image: None, once: true, json: false };
     let receiver = Receiver::new(&url).expect("address");

@@ -51,12 +51,12 @@ pub(super) fn plan(directory: &Path, links: Vec<LinkPlan>) -> Plan {
         detector: None,
         scan: ScanPlan::default(),
         reductions: vec![
-            Reduction::Virtual { name: "adf".into(), detector: ring },
-            Reduction::Virtual { name: "bf".into(), detector: disk },
-            Reduction::Total,
-            Reduction::CentreOfMass,
-            Reduction::Sum,
-            Reduction::Max,
+            Reduction::virtual_detector("adf", ring),
+            Reduction::virtual_detector("bf", disk),
+            Reduction::total(),
+            Reduction::centre_of_mass(),
+            Reduction::sum(),
+            Reduction::max(),
         ],
         live: LivePlan::default(),
         limits: Limits { block_bytes: 64 << 10, reducer_count: 2, reserve_bytes: Some(0), ..Limits::default() },
@@ -173,7 +173,7 @@ fn what_the_live_queue_skips_is_reduced_from_disk() {
     let polygon = (0..2000).map(|i| f64::from(i) * std::f64::consts::TAU / 2000.0);
     let vertices = polygon.map(|a| [24.0 + 20.0 * a.sin(), 24.0 + 20.0 * a.cos()]).collect();
     let slow = VirtualDetector::Polygon { vertices };
-    plan.reductions.extend((0..200).map(|i| Reduction::Virtual { name: format!("p{i}"), detector: slow.clone() }));
+    plan.reductions.extend((0..200).map(|i| Reduction::virtual_detector(&format!("p{i}"), slow.clone())));
     let summary = record(plan);
     assert!(summary.is_whole(), "{summary}");
     assert!(summary.frames.live_skipped > 0, "nothing was skipped: the test shows nothing");

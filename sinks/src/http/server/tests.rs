@@ -8,7 +8,7 @@ use crate::live::{Kind, Precision, Status, Wiring, unframe};
 
 fn site(limits: HttpLimits) -> (Arc<Board>, HttpServer) {
     let board = Board::new(Wiring::default());
-    let server = HttpServer::spawn(Arc::clone(&board), ([127, 0, 0, 1], 0).into(), limits).expect("server");
+    let server = HttpServer::spawn(Arc::clone(&board), None, ([127, 0, 0, 1], 0).into(), limits).expect("server");
     (board, server)
 }
 
@@ -212,7 +212,7 @@ fn other_machines_are_refused() {
     for address in ["0.0.0.0:0", "[::]:0", "192.168.1.1:80"] {
         let board = Board::new(Wiring::default());
         let address: SocketAddr = address.parse().expect("address");
-        let error = HttpServer::spawn(board, address, HttpLimits::default()).expect_err("refused");
+        let error = HttpServer::spawn(board, None, address, HttpLimits::default()).expect_err("refused");
         assert!(matches!(error, HttpError::NotLoopback { .. }), "{error}");
     }
 }

@@ -1,0 +1,125 @@
+//! Radial profile: mean over rings of equal width, per frame.
+
+use serde::{Deserialize, Serialize};
+
+use super::Kind;
+use super::parts::{centre_or_middle, named, wrong};
+use crate::SigShape;
+use crate::reduce::mask::{Mask, ring_aa};
+use crate::reduce::output::Output;
+use crate::reduce::spec::{COLUMNS_MAX, Needs, PlanError, Sum};
+
+/// `bins` anti-aliased rings from `inner` to `outer`: a pixel between two rings belongs to both by its distance.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Radial {
+    centre: Option<[f64; 2]>,
+    #[serde(default)]
+    inner: f64,
+    /// To the edge that is nearest to the centre where not given.
+    outer: Option<f64>,
+    /// One for every pixel of radius where not given.
+    bins: Option<u32>,
+    /// Weights of the centre pixel as LiberTEM has them, where those of all rings do not add up to 1.
+    #[serde(default)]
+    libertem: bool,
+    /// Also sums instead of means, as `NAME_sum`.
+    #[serde(default)]
+    sum: bool,
+}
+
+/// Rings of equal width.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Rings {
+    pub(super) centre: [f64; 2],
+    inner: f64,
+    width: f64,
+    pub(super) count: usize,
+}
+
+impl Rings {
+    /// Checks parameters that several kinds share.
+    pub(super) fn new(
+        name: &str,
+        detector: SigShape,
+        centre: Option<[f64; 2]>,
+        (inner, outer): (f64, Option<f64>),
+        bins: Option<u32>,
+    ) -> Result<Self, PlanError> {
+        let centre = centre_or_middle(centre, detector);
+        let edge = |at: f64, length: u32| (at + 0.5).min(f64::from(length) - 0.5 - at);
+        let outer = outer.unwrap_or_else(|| edge(centre[0], detector.height).min(edge(centre[1], detector.width)));
+        if !(0.0..outer).contains(&inner) || !outer.is_finite() {
+            return Err(wrong(name, "outer", outer, format!("finite and above `inner`, which is {inner}")));
+        }
+        let count = bins.map_or(((outer - inner).ceil()) as usize, |bins| bins as usize);
+        if !(1..=COLUMNS_MAX).contains(&count) {
+            return Err(wrong(name, "bins", count, format!("1 to {COLUMNS_MAX}")));
+        }
+        Ok(Self { centre, inner, width: (outer - inner) / count as f64, count })
+    }
+
+    /// Inner and outer radius of a ring.
+    pub(super) fn radii(&self, ring: usize) -> (f64, f64) {
+        let inner = self.inner + ring as f64 * self.width;
+        (inner, inner + self.width)
+    }
+
+    /// Weights of every ring over the detector. The pixel at the centre gets, in the first ring, what the others leave.
+    fn weights(&self, detector: SigShape, libertem: bool) -> Vec<Vec<f64>> {
+        let ring = |ring| ring_aa(detector, self.centre, self.radii(ring));
+        let mut rings: Vec<Vec<f64>> = (0..self.count).map(ring).collect();
+        if let (false, Some(at)) =
+            (libertem || self.inner >= 0.5, crate::reduce::mask::centre_pixel(detector, self.centre))
+        {
+            let others: f64 = rings[1..].iter().map(|ring| ring[at]).sum();
+            rings[0][at] = (1.0 - self.inner - others).max(0.0);
+        }
+        rings
+    }
+}
+
+impl Kind for Radial {
+    const WORD: &'static str = "radial";
+    const ABOUT: &'static str = "mean over rings of equal width, per frame";
+
+    fn plan(&self, name: &str, needs: &mut Needs<'_>) -> Result<Vec<Output>, PlanError> {
+        let detector = needs.detector();
+        let rings = Rings::new(name, detector, self.centre, (self.inner, self.outer), self.bins)?;
+        let mut sums: Vec<(Option<Sum>, f64)> = Vec::new();
+        for weights in rings.weights(detector, self.libertem) {
+            let area: f64 = weights.iter().sum();
+            // A ring narrower than a pixel may hold no pixel centre: it has no mean.
+            let sum = if area > 0.0 {
+                Some(needs.sum(Mask::of_weights(detector, weights).map_err(named(name))?))
+            } else {
+                None
+            };
+            sums.push((sum, area));
+        }
+        let columns: Vec<Sum> = sums.iter().filter_map(|&(sum, _)| sum).collect();
+        if columns.is_empty() {
+            return Err(wrong(
+                name,
+                "outer",
+                rings.radii(rings.count - 1).1,
+                "large enough for one pixel of the detector",
+            ));
+        }
+        let axes = vec![("radius", rings.count)];
+        let mut outputs = Vec::new();
+        let of = |is_mean: bool, name: &str| {
+            let sums = sums.clone();
+            Output::per_place(name, "counts", axes.clone(), &columns, move |at, out| {
+                for (out, &(sum, area)) in out.iter_mut().zip(&sums) {
+                    *out = sum.map_or(f64::NAN, |sum| at.sum(sum) / if is_mean { area } else { 1.0 });
+                }
+            })
+        };
+        outputs.push(of(true, name));
+        if self.sum {
+            outputs.push(of(false, &format!("{name}_sum")));
+        }
+        Ok(outputs)
+    }
+}

@@ -1,0 +1,211 @@
+//! `Output`: one result of a reduction: what it is laid over, in which unit, and how its numbers are made at the very end.
+//!
+//! # Why this way
+//! Sums merge; quotients, roots and derivatives do not. So kernels and merges know sums only, and every result has one
+//! function that divides, once, when somebody looks.
+
+use std::fmt;
+use std::ops::Range;
+use std::sync::Arc;
+
+use super::live::LiveImages;
+use super::patterns::{Accumulator, Patterns};
+use super::spec::Sum;
+use super::whole::WholeFn;
+
+/// An axis behind those of the scan, or one of a result that is laid over nothing: its name and its length.
+pub(super) type Axis = (&'static str, usize);
+
+/// What a result has a number for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Over {
+    /// Every scan position.
+    Scan,
+    /// Every detector pixel.
+    Detector,
+    /// The whole acquisition.
+    All,
+}
+
+/// One result.
+#[derive(Debug, Clone)]
+pub(super) struct Output {
+    pub(super) name: String,
+    pub(super) over: Over,
+    /// Axes behind those of `over`.
+    pub(super) axes: Vec<Axis>,
+    pub(super) unit: &'static str,
+    pub(super) made: Made,
+    /// Columns it is made of.
+    pub(super) columns: Vec<usize>,
+    /// Accumulators it is made of.
+    pub(super) accumulators: Vec<Accumulator>,
+}
+
+type PlaceFn = dyn Fn(&At<'_>, &mut [f64]) + Send + Sync;
+type PixelFn = dyn Fn(&PixelAt<'_>) -> f64 + Send + Sync;
+
+/// How numbers are made.
+#[derive(Clone)]
+pub(super) enum Made {
+    /// One column, as it is.
+    Count(Sum),
+    /// The numbers of one scan position, from columns at that position.
+    Place(Arc<PlaceFn>),
+    /// A pattern, as it is accumulated.
+    Pattern(Accumulator),
+    /// The number of one detector pixel, from what was accumulated there.
+    Pixel(Arc<PixelFn>),
+    /// Counts of a histogram.
+    Histogram,
+    /// Everything at once, from whole results of this list (by number) over a scan of `[ny, nx]`. Costly: made beside
+    /// the path, from copies.
+    Whole { inputs: Vec<usize>, make: Arc<WholeFn> },
+}
+
+impl fmt::Debug for Made {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let word = match self {
+            Self::Count(_) => "Count",
+            Self::Place(_) => "Place",
+            Self::Pattern(_) => "Pattern",
+            Self::Pixel(_) => "Pixel",
+            Self::Histogram => "Histogram",
+            Self::Whole { .. } => "Whole",
+        };
+        f.write_str(word)
+    }
+}
+
+impl Output {
+    /// A column, one number per scan position.
+    pub(super) fn count(name: &str, column: Sum) -> Self {
+        Self::over_scan(name, "counts", vec![], &[column], Made::Count(column))
+    }
+
+    /// Numbers made for each scan position of some columns there; `axes` are those behind the scan.
+    pub(super) fn per_place(
+        name: &str,
+        unit: &'static str,
+        axes: Vec<Axis>,
+        columns: &[Sum],
+        make: impl Fn(&At<'_>, &mut [f64]) + Send + Sync + 'static,
+    ) -> Self {
+        Self::over_scan(name, unit, axes, columns, Made::Place(Arc::new(make)))
+    }
+
+    /// A pattern as it is accumulated.
+    pub(super) fn pattern(name: &str, accumulator: Accumulator) -> Self {
+        Self::over_detector(name, "counts", &[accumulator], Made::Pattern(accumulator))
+    }
+
+    /// A number made for each detector pixel.
+    pub(super) fn per_pixel(
+        name: &str,
+        unit: &'static str,
+        accumulators: &[Accumulator],
+        make: impl Fn(&PixelAt<'_>) -> f64 + Send + Sync + 'static,
+    ) -> Self {
+        Self::over_detector(name, unit, accumulators, Made::Pixel(Arc::new(make)))
+    }
+
+    /// A histogram of `bins` bins.
+    pub(super) fn histogram(name: &str, accumulator: Accumulator, bins: usize) -> Self {
+        Self {
+            name: name.into(),
+            over: Over::All,
+            axes: vec![("bin", bins)],
+            unit: "pixels",
+            made: Made::Histogram,
+            columns: vec![],
+            accumulators: vec![accumulator],
+        }
+    }
+
+    /// Made of whole results (their numbers), laid over the scan or over nothing; `make` gets their numbers in C order
+    /// (NaN = not measured) and the scan shape `[ny, nx]`, and returns as many as this result has.
+    pub(super) fn whole(
+        name: &str,
+        unit: &'static str,
+        (over, axes): (Over, Vec<Axis>),
+        inputs: Vec<(usize, &Self)>,
+        make: impl Fn(&[&[f64]], [usize; 2]) -> Vec<f64> + Send + Sync + 'static,
+    ) -> Self {
+        let columns = inputs.iter().flat_map(|(_, output)| output.columns.iter().copied()).collect();
+        let inputs = inputs.iter().map(|&(number, _)| number).collect();
+        let made = Made::Whole { inputs, make: Arc::new(make) };
+        Self { name: name.into(), over, axes, unit, made, columns, accumulators: vec![] }
+    }
+
+    fn over_scan(name: &str, unit: &'static str, axes: Vec<Axis>, columns: &[Sum], made: Made) -> Self {
+        let columns = columns.iter().map(|&Sum(column)| column).collect();
+        Self { name: name.into(), over: Over::Scan, axes, unit, made, columns, accumulators: vec![] }
+    }
+
+    fn over_detector(name: &str, unit: &'static str, accumulators: &[Accumulator], made: Made) -> Self {
+        let accumulators = accumulators.to_vec();
+        Self { name: name.into(), over: Over::Detector, axes: vec![], unit, made, columns: vec![], accumulators }
+    }
+
+    /// Numbers along the axes behind those of the scan or the detector.
+    pub(super) fn tail_count(&self) -> usize {
+        self.axes.iter().map(|&(_, length)| length).product()
+    }
+}
+
+/// Sums at one measured scan position.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct At<'a> {
+    pub(super) images: &'a LiveImages,
+    pub(super) index: usize,
+}
+
+impl At<'_> {
+    /// The sum, rounded once.
+    pub(super) fn sum(&self, Sum(column): Sum) -> f64 {
+        self.images.value(column, self.index)
+    }
+
+    /// `n s2 - s1^2` of `n` pixels with sum `s1` and sum of squares `s2`: of integers exact, then rounded.
+    pub(super) fn spread(&self, Sum(sum): Sum, Sum(squares): Sum, count: u64) -> f64 {
+        match (self.images.integer(sum, self.index), self.images.integer(squares, self.index)) {
+            // Below (n pixel_max)^2 < 2^(28 + 32) * 2: wrapping on the way does no harm.
+            (Some(sum), Some(squares)) => {
+                u128::from(count).wrapping_mul(squares).wrapping_sub(sum.wrapping_mul(sum)) as f64
+            }
+            _ => {
+                let [sum, squares] = [sum, squares].map(|column| self.images.value(column, self.index));
+                (count as f64 * squares - sum * sum).max(0.0)
+            }
+        }
+    }
+}
+
+/// What was accumulated at one pixel of one tile.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct PixelAt<'a> {
+    pub(super) patterns: &'a [&'a Patterns],
+    pub(super) pixel: usize,
+}
+
+impl PixelAt<'_> {
+    fn of<T>(&self, value: impl Fn(&Patterns, usize) -> Option<T>) -> Option<T> {
+        self.patterns.iter().find_map(|patterns| value(patterns, self.pixel))
+    }
+
+    /// Mean over frames.
+    pub(super) fn mean(&self) -> f64 {
+        self.of(|patterns, pixel| Some(patterns.sum_at(pixel)? / patterns.frame_count() as f64)).unwrap_or(f64::NAN)
+    }
+
+    /// Population variance over frames; needs sums and squares.
+    pub(super) fn variance(&self) -> f64 {
+        // Both come from the same frames only if they have the same epoch.
+        self.of(Patterns::variance_at).unwrap_or(f64::NAN)
+    }
+}
+
+/// Rows `[start, end)` cut to those there are.
+pub(super) fn within(rows: &Range<usize>, count: usize) -> Range<usize> {
+    rows.start.min(count)..rows.end.min(count)
+}
