@@ -221,6 +221,13 @@ impl Trailer {
         bytes
     }
 
+    /// The trailer of page 0, whatever the index in front of it says: to whom a segment belongs.
+    pub fn of_page(page: &[u8]) -> Result<Self, FormatError> {
+        let short = FormatError::Short { what: "page 0", got_bytes: page.len(), want_bytes: SECTOR_BYTES };
+        let bytes = page.get(TRAILER_OFFSET..SECTOR_BYTES).ok_or(short)?;
+        Self::decode(bytes).map(|(trailer, ..)| trailer)
+    }
+
     /// The trailer, its flags and n, checked.
     fn decode(bytes: &[u8]) -> Result<(Self, u32, u32), FormatError> {
         if bytes[..8] != MAGIC {

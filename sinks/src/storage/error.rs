@@ -78,6 +78,43 @@ pub enum StorageError {
         /// How many there are.
         count: usize,
     },
+    /// The link of a segment does not lead to it: nothing is read or written there.
+    #[error("{path} is a link to {target}, which is no segment of this data set: it must lead to <volume>/{expected}")]
+    Elsewhere {
+        /// The link.
+        path: PathBuf,
+        /// Where it leads.
+        target: PathBuf,
+        /// Where it must, below the directory of a volume.
+        expected: PathBuf,
+    },
+    /// A segment that must be written does not say that it belongs to the data set whose link leads there.
+    #[error(
+        "{path} is a link to {target}, whose page 0 does not say that it is of this data set: nothing is written there; \
+         put a copy of the file in place of the link to have it repaired all the same"
+    )]
+    Unidentified {
+        /// The link.
+        path: PathBuf,
+        /// Where it leads.
+        target: PathBuf,
+    },
+    /// The link of a segment leads nowhere.
+    #[error(
+        "{path} is a link to {target}, which is not there: is its disk mounted? Remove the link to give up its frames"
+    )]
+    Unmounted {
+        /// The link.
+        path: PathBuf,
+        /// Where it leads.
+        target: PathBuf,
+    },
+    /// There is a link where a data set has none.
+    #[error("{path} is a link: a data set has links only to segments, and nothing is written through any other")]
+    Link {
+        /// The link.
+        path: PathBuf,
+    },
     /// A size does not agree with the shape.
     #[error("result {name} has {got_bytes} bytes, its shape needs {want_bytes}")]
     ResultSize {

@@ -5,6 +5,7 @@
 //! - I1: nothing is durable by itself: content is after [`FileSystem::sync`], a name after [`FileSystem::sync_dir`] of the
 //!   directory that holds it.
 //! - I2: what is only read is read from the system itself; it is the same below every implementation.
+//! - I3: no file is made or opened through a link at its own name: it could lead to anybody's file.
 
 use std::fmt::Debug;
 use std::fs::{self, File};
@@ -75,13 +76,13 @@ impl FileSystem for RealFiles {
 
     fn create(&self, path: &Path, creation: Creation) -> io::Result<File> {
         let mut options = File::options();
-        options.write(true);
+        options.write(true).custom_flags(libc::O_NOFOLLOW); // I3
         match creation {
             Creation::Empty => options.create(true).truncate(true).open(path),
             Creation::New => options.create_new(true).open(path),
             Creation::Direct => {
                 options.read(true).create(true).truncate(true);
-                match options.clone().custom_flags(libc::O_DIRECT).open(path) {
+                match options.clone().custom_flags(libc::O_DIRECT | libc::O_NOFOLLOW).open(path) {
                     Err(error) if error.raw_os_error() == Some(libc::EINVAL) => options.open(path),
                     result => result,
                 }
@@ -90,7 +91,7 @@ impl FileSystem for RealFiles {
     }
 
     fn open(&self, path: &Path) -> io::Result<File> {
-        File::options().write(true).open(path)
+        File::options().write(true).custom_flags(libc::O_NOFOLLOW).open(path)
     }
 
     fn allocate(&self, file: &File, bytes: u64) -> io::Result<()> {

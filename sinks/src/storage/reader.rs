@@ -30,6 +30,7 @@ use serde::Serialize;
 
 use super::error::{Context as _, StorageError};
 use super::unpack::Unpacker;
+use super::volumes::Home;
 use super::{files, table};
 pub use access::Access;
 pub use follow::Extent;
@@ -63,6 +64,7 @@ pub struct ReaderTile {
     array_dir: PathBuf,
     base_dir: PathBuf,
     rows_per_file: u64,
+    home: Home,
 }
 
 /// What a data set is doing: its manifest and its lock together.
@@ -186,6 +188,7 @@ impl Reader {
             let end = ((segment + 1) * layout.frames_per_segment()).min(frames.end);
             let (part, after) = rest.split_at_mut(((end - frame) * layout.frame_bytes) as usize);
             let path = tile.segment_path(segment);
+            tile.segment_file(segment)?;
             if let Some(file) = open_if_there(&path)? {
                 match tile.array.is_packed {
                     true => unpacker.read_frames((&file, &path), &tile.array, frame..end, part)?,
@@ -264,7 +267,8 @@ impl ReaderTile {
         let (array_dir, base_dir) = tile_dirs(root, manifest, tile.id);
         let ([y, x], [height, width]) = (tile.origin, tile.shape);
         let region = Region { y, x, height, width };
-        Self { id: tile.id, region, array, array_dir, base_dir, rows_per_file }
+        let home = Home::new(&manifest.name, &manifest.uuid);
+        Self { id: tile.id, region, array, array_dir, base_dir, rows_per_file, home }
     }
 
     /// Directory of `zarr.json` and `c/`.
@@ -328,10 +332,16 @@ impl ReaderTile {
         self.array_dir.join("c").join(segment.to_string()).join("0").join("0")
     }
 
+    /// The file of a segment, in this data set or in a volume. Errors: there is a link, and it leads elsewhere.
+    pub(super) fn segment_file(&self, segment: u64) -> Result<PathBuf, StorageError> {
+        self.home.locate(&self.segment_path(segment), self.id, segment)
+    }
+
     /// Numbers of the segment files that are there, in order.
     pub(super) fn segments(&self) -> Result<Vec<u64>, StorageError> {
         let mut numbers = files::numbered(&self.array_dir.join("c"))?;
-        numbers.retain(|&number| self.segment_path(number).exists());
+        // A link that leads nowhere is a segment whose disk is not mounted, not an absent one.
+        numbers.retain(|&number| self.segment_path(number).symlink_metadata().is_ok());
         Ok(numbers)
     }
 }

@@ -11,6 +11,8 @@
 //! - I3: one writer: it holds the data set's lock, and leaves records of a later epoch than its receiver's.
 //! - I4: it may be cut off anywhere and begun again: proofs are never removed before what they prove is written down.
 //! - I5: no length, count or shape read from a file sizes memory or a loop before it was compared with a limit.
+//! - I6: nothing outside the data set is touched, whatever its links say, but its own segments in volumes: these are known by
+//!   name and place (`volumes.rs`) and by page 0 before anything is written to them. Any other link is an error or replaced.
 //!
 //! # Limits
 //! One chunk, one file of the frame table, and 32 bytes per chunk of a tile in memory.
@@ -23,6 +25,7 @@ mod tile;
 
 use std::fmt::Display;
 use std::fs::{self, File};
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 
 use ronchi_pipeline::Gaps;
@@ -90,9 +93,9 @@ pub struct Change {
 pub fn repair(root: &Path, plan: &RepairPlan, watch: &mut dyn FnMut(u64, u64)) -> Result<Repair, StorageError> {
     let _lock = lock(root, plan.is_dry)?;
     let mut job = Job { root, plan, system: RealFiles, report: Repair::new(), watch, total_bytes: 0, epoch: 0 };
+    job.clear_way(root)?;
     let manifest = job.manifest()?;
     job.report.before = condition(manifest.state);
-    job.remove_parts(root)?;
     job.total_bytes = job.pixel_bytes(&manifest);
     let mut tiles = Vec::new();
     for info in &manifest.detector.tiles {
@@ -105,6 +108,17 @@ pub fn repair(root: &Path, plan: &RepairPlan, watch: &mut dyn FnMut(u64, u64)) -
     Ok(job.report)
 }
 
+/// Whether there may be a link at this place of a data set: at those of segments, which are looked at before they are
+/// opened, and wherever nothing is ever written, or only by replacing what is there.
+fn may_be_link(place: &Path) -> bool {
+    let parts: Vec<_> = place.iter().filter_map(|part| part.to_str()).collect();
+    match parts.as_slice() {
+        ["frames", "c", _, _, _] | ["tiles", _, "c", _, _, _] | ["frames4d", "c", _, _] => true,
+        ["frames" | "tiles" | "frames4d" | "frame_table" | "results" | "torn" | "orphans", ..] | [".lock"] => false,
+        _ => parts.len() == 1,
+    }
+}
+
 /// Takes the data set's lock (I3).
 fn lock(root: &Path, is_dry: bool) -> Result<File, StorageError> {
     let path = root.join(".lock");
@@ -114,7 +128,7 @@ fn lock(root: &Path, is_dry: bool) -> Result<File, StorageError> {
         return Err(StorageError::NoDataSet { path: root.to_owned() });
     }
     let mut options = File::options();
-    options.read(true).write(!is_dry).create(!is_dry);
+    options.read(true).write(!is_dry).create(!is_dry).custom_flags(libc::O_NOFOLLOW);
     let file = match options.open(&path) {
         Err(error) if is_dry && error.kind() == std::io::ErrorKind::NotFound => File::open(root),
         result => result,
@@ -208,15 +222,17 @@ impl Job<'_> {
         Ok(())
     }
 
-    /// Temporary files that nobody will rename any more.
-    fn remove_parts(&mut self, directory: &Path) -> Result<(), StorageError> {
+    /// Removes temporary files that nobody will rename any more, and sees that no link leads writes elsewhere (I6).
+    fn clear_way(&mut self, directory: &Path) -> Result<(), StorageError> {
         for entry in fs::read_dir(directory).context("list", directory)? {
             let entry = entry.context("list", directory)?;
             let (path, kind) = (entry.path(), entry.file_type().context("list", directory)?);
             if kind.is_dir() {
-                self.remove_parts(&path)?;
-            } else if kind.is_file() && path.extension().is_some_and(|extension| extension == "part") {
+                self.clear_way(&path)?;
+            } else if !kind.is_dir() && path.extension().is_some_and(|extension| extension == "part") {
                 self.remove(&path, "removed: a file that was being written")?;
+            } else if kind.is_symlink() && !may_be_link(path.strip_prefix(self.root).unwrap_or(&path)) {
+                return Err(StorageError::Link { path });
             }
         }
         Ok(())

@@ -379,7 +379,7 @@ impl Source {
     /// Opens a segment and reads what is known of its chunks.
     fn view(&self, number: u64, access: Access) -> View {
         let path = self.tile.segment_path(number);
-        let pages = match super::open_if_there(&path) {
+        let pages = match self.tile.segment_file(number).and_then(|_| super::open_if_there(&path)) {
             Ok(file) => file,
             Err(error) => return View::refused(number, path, error.to_string()),
         };

@@ -18,6 +18,7 @@ use crate::storage::file_system::FileSystem as _;
 use crate::storage::reader::tile_dirs;
 use crate::storage::verify::folder::{is_grid, plain_size};
 use crate::storage::verify::{CHUNK_BYTES_MAX, FRAMES_PER_CHUNK_MAX, TILES_MAX};
+use crate::storage::volumes::Home;
 use crate::storage::{files, table};
 
 /// What a segment says of its tile.
@@ -65,10 +66,12 @@ impl Job<'_> {
             _ => extent(&tiles),
         };
         let detector = DetectorInfo { tiles, ..DetectorInfo::new(shape, first.pixel, &[]) };
-        let name = self.root.file_stem().and_then(|name| name.to_str()).unwrap_or("recovered").to_owned();
+        let uuid = uuid_text(&first.trailer.uuid);
+        let own = || self.root.file_stem().and_then(|name| name.to_str()).unwrap_or("recovered").to_owned();
+        let name = self.linked_name(&uuid).unwrap_or_else(own);
         Ok(Manifest {
             layout_version: LAYOUT_VERSION,
-            uuid: uuid_text(&first.trailer.uuid),
+            uuid,
             name,
             created: self.plan.time.clone(),
             state: DataSetState::Running, // Its end is not known: as when its receiver had died.
@@ -97,6 +100,16 @@ impl Job<'_> {
             faces.extend(face(&self.root.join("frames"))?.map(|face| (face.trailer.tile, face)));
         }
         Ok(faces)
+    }
+
+    /// The name of the data set by the link of its first segment, if that lies in a volume: the directory may have been
+    /// renamed.
+    fn linked_name(&self, uuid: &str) -> Option<String> {
+        let tiles = self.root.join("tiles");
+        let first = files::numbered(&tiles).ok().and_then(|ids| ids.first().map(|id| tiles.join(id.to_string())));
+        let c = first.unwrap_or_else(|| self.root.join("frames")).join("c");
+        let number = *files::numbered(&c).ok()?.first()?;
+        Home::name_of(&c.join(number.to_string()).join("0/0"), uuid)
     }
 
     /// Places of tiles by the links of the array of whole frames; without them side by side.

@@ -61,7 +61,7 @@ impl Job<'_> {
     /// Judges every frame of a segment that is there, zeroes what is not proved, and leaves it sealed.
     pub(super) fn repair_segment(&mut self, tile: &mut TileRepair, number: u64) -> Result<Judged, StorageError> {
         let path = tile.segment_path(number);
-        let file = File::options().read(true).write(!self.plan.is_dry).open(&path).context("open", &path)?;
+        let file = tile.open_segment(number, !self.plan.is_dry)?;
         let mut bytes = [0; SECTOR];
         let read = read_at(&file, &mut bytes, 0).ok();
         let page = read.and_then(|()| decode_page(&bytes, tile.is_packed, tile.layout.frame_bytes));
@@ -236,14 +236,20 @@ impl Job<'_> {
         Ok(true)
     }
 
-    /// Takes a segment out of the way that says it belongs elsewhere: its frames are none of this tile's.
-    pub(super) fn move_stranger(&mut self, path: &Path, tile: u32, number: u64) -> Result<(), StorageError> {
-        if !self.change(path, "moved to orphans/: it belongs to another data set or place") {
+    /// Takes a segment out of the way that says it belongs elsewhere: its frames are none of this tile's. Of a link, the
+    /// link.
+    pub(super) fn move_stranger(
+        &mut self,
+        path: &Path,
+        (tile, number): (u32, u64),
+        why: &str,
+    ) -> Result<(), StorageError> {
+        if !self.change(path, format_args!("moved to orphans/: {why}")) {
             return Ok(());
         }
         let target = self.root.join("orphans").join(format!("{tile}-{number}"));
         files::create_dirs(&self.system, target.parent().unwrap_or(self.root))?;
-        if target.exists() {
+        if target.symlink_metadata().is_ok() {
             return Err(io::Error::from(io::ErrorKind::AlreadyExists)).context("move to", &target);
         }
         self.system.rename(path, &target).context("move", path)?;

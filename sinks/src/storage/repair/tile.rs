@@ -1,13 +1,15 @@
 //! One tile: its segments one after the other, then everything that only describes them.
 
 use std::collections::BTreeSet;
+use std::fs::File;
 use std::ops::Range;
+use std::os::unix::fs::{FileExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
 use ronchi_pipeline::format::{
-    ChunkRecord, DataSetState, FramesArray, Manifest, Page0, Progress, TileInfo, group_json, uuid_text,
+    ChunkRecord, DataSetState, FramesArray, Manifest, Page0, Progress, TileInfo, Trailer, group_json, uuid_text,
 };
-use ronchi_pipeline::{Gap, GapReason, Gaps, Layout, PixelType, SigShape};
+use ronchi_pipeline::{Gap, GapReason, Gaps, Layout, PixelType, SECTOR_BYTES, SigShape};
 use serde_json::json;
 
 use super::packed::decode_page;
@@ -19,6 +21,18 @@ use crate::storage::file_system::FileSystem as _;
 use crate::storage::reader::{Condition, ReaderTile};
 use crate::storage::verify::FRAME_MAX;
 use crate::storage::{files, table};
+
+/// What stands at the place of a segment.
+enum Place {
+    /// A segment of this tile, or one that does not say whose it is.
+    Own,
+    /// One that says that it is another's.
+    Stranger,
+    /// A link that leads where no segment of this data set may be.
+    Elsewhere,
+    /// A link to a segment that is not there any more, in a volume that is.
+    Gone,
+}
 
 /// What is known of a tile while it is judged.
 pub(super) struct TileRepair {
@@ -37,6 +51,8 @@ pub(super) struct TileRepair {
     visible: u64,
     reader: ReaderTile,
     rows_per_file: u64,
+    /// Segments that are put aside, or would be.
+    aside: BTreeSet<u64>,
     /// Gaps that a finished data set lists, sorted.
     listed: Vec<Gap>,
     gaps: Gaps,
@@ -66,7 +82,8 @@ impl Job<'_> {
         let per_segment = tile.layout.frames_per_segment();
         for number in self.numbers(&mut tile)? {
             let frames = number * per_segment..(number + 1) * per_segment;
-            let judged = match tile.segment_path(number).exists() {
+            let is_there = tile.segment_path(number).exists() && !tile.aside.contains(&number);
+            let judged = match is_there {
                 true => Some(self.repair_segment(&mut tile, number)?),
                 false => self.judge_absent(&mut tile, frames.clone())?,
             };
@@ -122,6 +139,7 @@ impl Job<'_> {
             visible,
             reader,
             rows_per_file,
+            aside: BTreeSet::new(),
             listed: listed.map(|gaps| gaps.ranges.clone()).unwrap_or_default(),
             gaps: Gaps::default(),
             judged: Vec::new(),
@@ -137,13 +155,20 @@ impl Job<'_> {
         let mut numbers: BTreeSet<u64> = BTreeSet::new();
         for number in tile.reader.segments()? {
             let path = tile.segment_path(number);
-            let trailer = read_trailer(&path, tile)?;
-            let is_ours = trailer.is_none_or(|page| tile.is_own(&page, number));
-            if number < most && is_ours {
-                numbers.insert(number);
-            } else {
-                self.move_stranger(&path, tile.id, number)?;
-            }
+            let why = match tile.place(number)? {
+                Place::Own if number < most => {
+                    numbers.insert(number);
+                    continue;
+                }
+                Place::Own | Place::Stranger => "it belongs to another data set or place",
+                Place::Elsewhere => "a link that leads to no segment of this data set",
+                Place::Gone => {
+                    self.remove(&path, "removed: a link that led nowhere")?;
+                    continue;
+                }
+            };
+            tile.aside.insert(number);
+            self.move_stranger(&path, (tile.id, number), why)?;
         }
         let flags = tile.reader.base_dir().join("frame_table/flags/c");
         let files = if flags.is_dir() { files::numbered(&flags)? } else { Vec::new() };
@@ -177,7 +202,15 @@ impl Job<'_> {
         let unused: Vec<u64> = empty.iter().copied().filter(is_unused).collect();
         for &number in &unused {
             let path = tile.segment_path(number);
-            self.remove(&path, "removed: it was made ahead and never used")?;
+            let file = tile.reader.segment_file(number)?;
+            let what = "removed: it was made ahead and never used";
+            if file != path {
+                self.remove(&file, what)?; // First: a link that leads nowhere can be seen and removed later.
+            }
+            self.remove(&path, what)?;
+            if let (false, Some(home)) = (file == path || self.plan.is_dry, file.parent()) {
+                let _ = self.system.remove_dir(home); // Best effort: it goes with its last segment.
+            }
             for directory in path.ancestors().skip(1).take(2).filter(|_| !self.plan.is_dry) {
                 let _ = self.system.remove_dir(directory); // Best effort: an empty directory reads as fill.
             }
@@ -265,12 +298,44 @@ impl TileRepair {
         self.reader.segment_path(number)
     }
 
-    fn is_own(&self, page: &Page0, number: u64) -> bool {
-        let (trailer, layout) = (&page.trailer, &self.layout);
+    /// What stands at the place of a segment. Errors: it lies in a volume that is not mounted, or does not say there that it
+    /// is of this data set.
+    fn place(&self, number: u64) -> Result<Place, StorageError> {
+        let path = self.segment_path(number);
+        let target = match self.reader.segment_file(number) {
+            Err(StorageError::Elsewhere { .. }) => return Ok(Place::Elsewhere),
+            target => target?,
+        };
+        if !target.exists() {
+            let is_mounted = target.parent().is_some_and(Path::is_dir);
+            return if is_mounted { Ok(Place::Gone) } else { Err(StorageError::Unmounted { path, target }) };
+        }
+        let mut bytes = [0; SECTOR_BYTES];
+        let read = open(&target, false)?.read_exact_at(&mut bytes, 0).ok();
+        if path != target {
+            // The whole page may be torn, its trailer may not: it never changes sector, and was there before the link was.
+            return match Trailer::of_page(&bytes) {
+                Ok(trailer) if self.is_own(&trailer, number) => Ok(Place::Own),
+                Ok(_) => Ok(Place::Stranger),
+                Err(_) => Err(StorageError::Unidentified { path, target }),
+            };
+        }
+        let page = read.and_then(|()| decode_page(&bytes, self.is_packed, self.layout.frame_bytes));
+        let is_own = |(page, _): (Page0, _)| {
+            self.is_own(&page.trailer, number) && page.chunks.len() == self.layout.chunks_per_segment as usize
+        };
+        Ok(if page.is_none_or(is_own) { Place::Own } else { Place::Stranger })
+    }
+
+    /// Opens a segment where it lies.
+    pub(super) fn open_segment(&self, number: u64, is_written: bool) -> Result<File, StorageError> {
+        open(&self.reader.segment_file(number)?, is_written)
+    }
+
+    fn is_own(&self, trailer: &Trailer, number: u64) -> bool {
         (trailer.uuid, trailer.tile, trailer.segment) == (self.uuid, self.id, number)
-            && trailer.first_frame == number.saturating_mul(layout.frames_per_segment())
-            && trailer.frames_per_chunk == layout.frames_per_chunk
-            && page.chunks.len() == layout.chunks_per_segment as usize
+            && trailer.first_frame == number.saturating_mul(self.layout.frames_per_segment())
+            && trailer.frames_per_chunk == self.layout.frames_per_chunk
     }
 
     /// Lists missing frames, with the reason that is known, or what their row and the watermarks tell.
@@ -320,11 +385,9 @@ impl TileRepair {
     }
 }
 
-/// Page 0 of a segment, if it holds together.
-fn read_trailer(path: &Path, tile: &TileRepair) -> Result<Option<Page0>, StorageError> {
-    let file = std::fs::File::open(path).context("open", path)?;
-    let mut bytes = [0; ronchi_pipeline::SECTOR_BYTES];
-    let read = std::os::unix::fs::FileExt::read_exact_at(&file, &mut bytes, 0).ok();
-    let page = read.and_then(|()| decode_page(&bytes, tile.is_packed, tile.layout.frame_bytes));
-    Ok(page.map(|(page, _)| page))
+/// Opens a file that is no link, to read it or to read and write it.
+fn open(path: &Path, is_written: bool) -> Result<File, StorageError> {
+    let mut options = File::options();
+    options.read(true).write(is_written).custom_flags(libc::O_NOFOLLOW);
+    options.open(path).context("open", path)
 }

@@ -128,6 +128,10 @@ impl Verification {
                 self.flaw(relative(root, path), format_args!("cannot {action}"), source, expected);
             }
             StorageError::Format { path, source } => self.flaw(relative(root, path), "content", source, expected),
+            StorageError::Elsewhere { path, target, expected } => {
+                let expected = format_args!("a link to <volume>/{}", expected.display());
+                self.flaw(relative(root, path), "link", target.display(), expected);
+            }
             other => self.flaw(Path::new("."), "content", other, expected),
         }
     }

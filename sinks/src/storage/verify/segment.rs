@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use ronchi_pipeline::format::{FormatError, PackedChunk, Page0, Trailer, page1, uuid_text};
 use ronchi_pipeline::{CrcJoin, DATA_OFFSET, FrameFlag, SECTOR_BYTES, crc32c};
+use rustix::fs::{Advice, fadvise};
 
 use super::ahead::Ahead;
 use super::report::relative;
@@ -111,21 +112,7 @@ impl Audit<'_> {
             self.report.flaw(&name, "number", number, "a segment of this array");
             return false;
         };
-        let opened = fs::metadata(&path).and_then(|metadata| match metadata.is_file() {
-            true => Ok((metadata.len(), File::open(&path)?)),
-            false => Err(io::Error::other("not a regular file")),
-        });
-        let (bytes, file) = match opened {
-            Ok(opened) => opened,
-            // A segment prepared ahead and not used is removed when the series ends.
-            Err(error) if error.kind() == io::ErrorKind::NotFound && self.condition == Condition::Running => {
-                return false;
-            }
-            Err(error) => {
-                self.report.flaw(&name, "file", error, "a segment");
-                return false;
-            }
-        };
+        let Some((bytes, file)) = self.open_segment(subject, number, &name) else { return false };
         self.check_page1(subject, &file, &name);
         if !subject.tile.array.is_packed {
             self.check_length(subject, &file, bytes, &name);
@@ -166,7 +153,32 @@ impl Audit<'_> {
             }
         }
         self.check_trailer(&segment, &name);
+        if self.depth == Depth::Full && segment.places.is_some() {
+            let _ = fadvise(&segment.file, 0, None, Advice::DontNeed); // Only advice: packed chunks are read plainly.
+        }
         is_sealed
+    }
+
+    /// Opens a segment, where it is or where its link may lead; with its length.
+    fn open_segment(&mut self, subject: &Subject, number: u64, name: &Path) -> Option<(u64, File)> {
+        let path = match subject.tile.segment_file(number) {
+            Ok(path) => path,
+            Err(error) => {
+                self.report.refused(self.root, &error, "a segment, or a link to one in a volume");
+                return None;
+            }
+        };
+        let opened = fs::metadata(&path).and_then(|metadata| match metadata.is_file() {
+            true => Ok((metadata.len(), File::open(&path)?)),
+            false => Err(io::Error::other("not a regular file")),
+        });
+        match opened {
+            Ok(opened) => return Some(opened),
+            // A segment prepared ahead and not used is removed when the series ends.
+            Err(error) if error.kind() == io::ErrorKind::NotFound && self.condition == Condition::Running => {}
+            Err(error) => self.report.flaw(name, "file", error, "a segment"),
+        }
+        None
     }
 
     /// The HDF5 face follows from the array's metadata, byte for byte; a packed segment has none.
