@@ -59,13 +59,7 @@ impl Uring {
     /// A ring for `capacity` operations; registers the pool's memory if one is given and the limits allow it.
     pub(super) fn new(capacity: usize, pool: Option<&Pool>) -> io::Result<Self> {
         let entries = capacity.next_power_of_two().min(4096) as u32;
-        let ring = IoUring::new(entries)?;
-        let mut probe = io_uring::Probe::new();
-        ring.submitter().register_probe(&mut probe)?;
-        if ![opcode::Write::CODE, opcode::WriteFixed::CODE, opcode::Fsync::CODE].iter().all(|&c| probe.is_supported(c))
-        {
-            return Err(io::ErrorKind::Unsupported.into());
-        }
+        let ring = open(entries, &[opcode::Write::CODE, opcode::WriteFixed::CODE, opcode::Fsync::CODE])?;
         let file_slots = match ring.submitter().register_files_sparse(FILES_MAX) {
             Ok(()) => (0..FILES_MAX).collect(),
             Err(_) => Vec::new(),
@@ -105,21 +99,8 @@ impl Uring {
         entry.user_data(number as u64)
     }
 
-    /// Hands queued entries to the kernel and waits up to `patience` for one completion. Refusals for lack of
-    /// resources or by a signal are answered by the next call.
     fn enter(&mut self, patience: Duration) {
-        let result = if patience.is_zero() {
-            self.ring.submit()
-        } else {
-            let limit = Timespec::from(patience);
-            self.ring.submitter().submit_with_args(1, &SubmitArgs::new().timespec(&limit))
-        };
-        if let Err(error) = result
-            && !matches!(error.raw_os_error(), Some(libc::ETIME | libc::EINTR | libc::EBUSY | libc::EAGAIN))
-        {
-            tracing::error!(%error, "io_uring refuses to work");
-            std::thread::sleep(Duration::from_millis(10));
-        }
+        enter(&self.ring, patience);
     }
 
     fn collect(&mut self, done: &mut Vec<Done>) {
@@ -133,6 +114,33 @@ impl Uring {
             };
             done.push(Done { op, result });
         }
+    }
+}
+
+/// A ring for so many entries, on which these operations work. Errors: the system has no io_uring, or forbids it.
+pub(super) fn open(entries: u32, operations: &[u8]) -> io::Result<IoUring> {
+    let ring = IoUring::new(entries)?;
+    let mut probe = io_uring::Probe::new();
+    ring.submitter().register_probe(&mut probe)?;
+    match operations.iter().all(|&operation| probe.is_supported(operation)) {
+        true => Ok(ring),
+        false => Err(io::ErrorKind::Unsupported.into()),
+    }
+}
+
+/// Hands queued entries to the kernel and waits up to `patience` for one completion. Refusals for lack of resources or by a
+/// signal are answered by the next call.
+pub(super) fn enter(ring: &IoUring, patience: Duration) {
+    let limit = Timespec::from(patience);
+    let result = match patience.is_zero() {
+        true => ring.submitter().submit(),
+        false => ring.submitter().submit_with_args(1, &SubmitArgs::new().timespec(&limit)),
+    };
+    if let Err(error) = result
+        && !matches!(error.raw_os_error(), Some(libc::ETIME | libc::EINTR | libc::EBUSY | libc::EAGAIN))
+    {
+        tracing::error!(%error, "io_uring refuses to work");
+        std::thread::sleep(Duration::from_millis(10));
     }
 }
 

@@ -14,9 +14,11 @@ use std::os::fd::AsRawFd as _;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use io_uring::types::{Fd, SubmitArgs, Timespec};
+use io_uring::types::Fd;
 use io_uring::{IoUring, opcode};
 use ronchi_pipeline::{SECTOR_BYTES, Slot};
+
+use crate::storage::uring;
 
 /// Times a read goes on after a short read or an interruption.
 const RETRIES_MAX: u8 = 16;
@@ -53,12 +55,7 @@ pub(super) struct Ring {
 impl Ring {
     /// A ring for `capacity` reads in flight. Errors: the system has no io_uring, or forbids it.
     pub(super) fn new(capacity: usize) -> io::Result<Self> {
-        let ring = IoUring::new(capacity.next_power_of_two() as u32)?;
-        let mut probe = io_uring::Probe::new();
-        ring.submitter().register_probe(&mut probe)?;
-        if !probe.is_supported(opcode::Read::CODE) {
-            return Err(io::ErrorKind::Unsupported.into());
-        }
+        let ring = uring::open(capacity.next_power_of_two() as u32, &[opcode::Read::CODE])?;
         Ok(Self { ring, flying: (0..capacity).map(|_| None).collect(), free: (0..capacity).rev().collect() })
     }
 
@@ -84,21 +81,8 @@ impl Ring {
         self.enter(Duration::ZERO);
     }
 
-    /// Hands queued entries to the kernel and waits up to `patience` for one completion. Refusals for lack of resources or
-    /// by a signal are answered by the next call.
     fn enter(&mut self, patience: Duration) {
-        let result = if patience.is_zero() {
-            self.ring.submit()
-        } else {
-            let limit = Timespec::from(patience);
-            self.ring.submitter().submit_with_args(1, &SubmitArgs::new().timespec(&limit))
-        };
-        if let Err(error) = result
-            && !matches!(error.raw_os_error(), Some(libc::ETIME | libc::EINTR | libc::EBUSY | libc::EAGAIN))
-        {
-            tracing::error!(%error, "io_uring refuses to work");
-            std::thread::sleep(Duration::from_millis(10));
-        }
+        uring::enter(&self.ring, patience);
     }
 
     /// Waits for a read to end: the read with its slot, and how that went. `None` when nothing is in flight.
