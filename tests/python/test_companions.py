@@ -12,6 +12,9 @@ import zarr
 import fabricate
 import harness
 import scans
+from dataset import DataSet
+from faults import receivers
+from faults.senders import TileSender, Truth
 
 SCANS = {
     "raster": {"shape": [7, 6]},
@@ -136,3 +139,35 @@ def test_what_receivers_write_is_what_export_writes(folder, scan):
     four = zarr.open_array(str(data_set / "frames4d"), mode="r")
     assert four.metadata.dimension_names == ("scan_y", "scan_x", "y", "x")
     scans.assert_same_frames(four[...].reshape(scan.frames.shape), scan.frames)
+
+
+def test_an_open_ended_run_grows_in_hdf5(folder, rng):
+    """Nobody knows how many frames will come: `scan.nxs` is there from the beginning, and as long as its segments; frames
+    below the watermark are right in it, and at the end it has as many frames as came."""
+    truth = Truth(rng, (256, 256), 1300)
+    volumes = [folder / "one", folder / "two"]  # With volumes segments are short: 512 frames.
+    for volume in volumes:
+        volume.mkdir()
+    sender = TileSender(truth, detector=truth.shape, origin=(0, 0), rate_hz=600, announces=False)
+    path, seen = folder / "data" / "scan.ronchi", set()
+    with receivers.serving(folder, receivers.tile_links([sender]), volumes=volumes) as process, sender:
+        harness.until(lambda: (path / "scan.nxs").exists(), 30, "companion", alive=process)
+        while DataSet(path).manifest()["state"] == "running":
+            visible = DataSet(path).visible()
+            with h5py.File(path / "scan.nxs") as file:
+                frames = file["entry/data/data"]
+                per_segment = DataSet(path).geometry().frames_per_segment
+                assert frames.maxshape[0] is None and frames.shape[0] % per_segment == 0
+                assert visible <= frames.shape[0] <= visible + 3 * per_segment
+                if visible:
+                    frame = rng.choice([visible - 1, rng.randrange(visible)])
+                    assert np.array_equal(frames[frame : frame + 1], truth.frames(frame, frame + 1))
+                    seen.add(frames.shape[0])
+            assert process.poll() is None, process.log()
+        assert harness.terminate(process) == 0, process.log()
+    assert len(seen) > 1, f"it did not grow: {seen}"
+    with h5py.File(path / "scan.nxs") as file:
+        frames = file["entry/data/data"]
+        assert frames.shape == (truth.count, *truth.shape)
+        for first in range(0, truth.count, 100):
+            assert np.array_equal(frames[first : first + 100], truth.frames(first, min(first + 100, truth.count)))

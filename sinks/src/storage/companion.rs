@@ -38,7 +38,7 @@ const EARLY_LINKS_MAX: u64 = 1000;
 /// Which companions were written.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Companions {
-    /// `scan.nxs`: whenever the number of frames is known.
+    /// `scan.nxs`: whatever can be described; of an open-ended run that goes on an array that grows with its segments.
     pub nexus: bool,
     /// `scan.emd`: with a scan.
     pub emd: bool,
@@ -69,7 +69,7 @@ pub struct Description(Content);
 impl Description {
     /// Describes an open data set; `None` while nobody knows how many frames there are.
     pub fn of(reader: &Reader) -> Option<Self> {
-        Content::of(reader).map(Self)
+        Content::of(reader).filter(|content| content.frame_count > 0).map(Self)
     }
 
     /// Frames of the whole data set.

@@ -8,9 +8,13 @@ import urllib.request
 import harness
 
 
-def configuration(directory, links, *, detector=None, http=None, **limits):
+def configuration(directory, links, *, detector=None, http=None, zmq=None, compress=None, volumes=(), **limits):
     """TOML of a receiver; `links` are `(source, region or None, control keys or None)`."""
     lines = ["[data]", f"directory = {json.dumps(str(directory))}", 'name = "scan"', "reserve_gib = 0"]
+    if volumes:
+        lines.append(f"volumes = {json.dumps([str(volume) for volume in volumes])}")
+    if compress:
+        lines.append(f"compress = {json.dumps(compress)}")
     if detector:
         lines += ["[detector]", f"shape = {list(detector)}"]
     for source, region, control in links:
@@ -19,8 +23,12 @@ def configuration(directory, links, *, detector=None, http=None, **limits):
             lines.append(f"region = {list(region)}")
         if control:
             lines += ["[link.control]"] + [f"{key} = {json.dumps(value)}" for key, value in control.items()]
+    if http or zmq:
+        lines.append("[live]")
     if http:
-        lines += ["[live]", f'http = "127.0.0.1:{http}"']
+        lines.append(f'http = "127.0.0.1:{http}"')
+    if zmq:
+        lines.append(f'zmq = "tcp://127.0.0.1:{zmq}"')
     lines += ["[limits]"] + [f"{key} = {value}" for key, value in limits.items()]
     return "\n".join(lines) + "\n"
 
@@ -47,12 +55,12 @@ def merlin_link(detector, frames):
 
 
 @contextlib.contextmanager
-def serving(folder, links, *, launcher=(), detector=None, http=None, **limits):
+def serving(folder, links, *, launcher=(), **settings):
     """A receiver that records into `folder/data`; yields its process."""
     directory = folder / "data"
     directory.mkdir(exist_ok=True)
     config = folder / "receiver.toml"
-    config.write_text(configuration(directory, links, detector=detector, http=http, **{**SMALL, **limits}))
+    config.write_text(configuration(directory, links, **{**SMALL, **settings}))
     command = [*launcher, harness.ronchi_binary(), "serve", "--config", config, "--json"]
     with harness.Process(command) as process:
         yield process

@@ -16,7 +16,7 @@
 //! `docs/decisions/0010-own-hdf5-metadata-writer.md`. Section numbers are those of the HDF5 File Format
 //! Specification, version 3.0; the order of bytes was compared with files of h5py 3.16.
 
-use super::space::{Mapping, mapping_list};
+use super::space::{Mapping, Slab, mapping_list};
 use super::{UNDEFINED, lookup3, message};
 use crate::{ByteOrder, PixelKind, PixelType};
 
@@ -158,7 +158,7 @@ impl FileWriter {
         self.intern(&texts);
         let size = (self.out.len() - at) as u64;
         let start = self.begin();
-        self.describe(element, shape.as_deref());
+        self.describe(element, shape.as_deref(), false);
         self.contiguous(at as u64, size);
         self.attributes(attributes);
         self.end(start)
@@ -181,7 +181,9 @@ impl FileWriter {
         };
         let bytes = array.shape.iter().product::<u64>() * element_bytes(array.element);
         let start = self.begin();
-        self.describe(array.element, Some(array.shape));
+        let is_endless = |mapping: &Mapping| mapping.target.first().is_some_and(Slab::is_endless);
+        let grows = matches!(array.storage, Storage::Virtual(mappings) if mappings.iter().any(is_endless));
+        self.describe(array.element, Some(array.shape), grows);
         match array.storage {
             Storage::Virtual(_) => {
                 message(&mut self.out, 0x08, 0, 14); // layout: version, virtual, heap, object in it
@@ -244,9 +246,15 @@ impl FileWriter {
         Object(start as u64)
     }
 
-    fn describe(&mut self, element: Element, shape: Option<&[u64]>) {
+    /// Shape, type and fill value; with `grows` the first axis has no end, and is as long as its files make it.
+    fn describe(&mut self, element: Element, shape: Option<&[u64]>, grows: bool) {
         let (mut space, mut kind) = (Vec::new(), Vec::new());
         dataspace(&mut space, shape);
+        if let Some(shape) = shape.filter(|_| grows) {
+            space[2] = 1; // maximum sizes present
+            space.extend(UNDEFINED.to_le_bytes());
+            shape[1..].iter().for_each(|extent| space.extend(extent.to_le_bytes()));
+        }
         datatype(&mut kind, element);
         message(&mut self.out, 0x01, 0, space.len() as u16);
         self.out.extend(space);

@@ -15,7 +15,20 @@ pub struct Slab {
     pub block: u64,
 }
 
+/// Runs without end: as many as there are files.
+const ENDLESS: u64 = u64::MAX;
+
 impl Slab {
+    /// Runs of `count` neighbours one after the other, as many as there are files of a [`Mapping`] with `%b` in its name.
+    pub fn endless(count: u64) -> Self {
+        Self { start: 0, stride: count.max(1), count: ENDLESS, block: count }
+    }
+
+    /// Whether there is no last run.
+    pub fn is_endless(&self) -> bool {
+        self.count == ENDLESS
+    }
+
     /// `count` neighbours from `start` on.
     pub fn run(start: u64, count: u64) -> Self {
         Self { start, stride: count.max(1), count: 1, block: count }
@@ -28,7 +41,7 @@ impl Slab {
 
     /// Elements in all.
     pub fn len(&self) -> u64 {
-        self.count * self.block
+        self.count.saturating_mul(self.block)
     }
 
     /// Whether it selects nothing.
@@ -45,11 +58,12 @@ impl Slab {
 /// One piece of a virtual array; both selections have the same number of elements and are matched in C order.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Mapping {
-    /// File, relative to the directory of the virtual array's; `.` for the same file.
+    /// File, relative to the directory of the virtual array's; `.` for the same file. With `%b` in its name there is one for
+    /// every run of an endless slab, numbered from 0.
     pub file: String,
     /// Data set in it.
     pub array: &'static str,
-    /// What is taken, axis by axis.
+    /// What is taken, axis by axis; empty for everything.
     pub source: Vec<Slab>,
     /// Where it goes, axis by axis.
     pub target: Vec<Slab>,
@@ -72,8 +86,14 @@ pub(super) fn mapping_list(mappings: &[Mapping]) -> Vec<u8> {
     out
 }
 
-/// A regular hyperslab, version 2: start, stride, count and block of every axis.
+/// Everything, or a regular hyperslab, version 2: start, stride, count and block of every axis.
 fn selection(out: &mut Vec<u8>, axes: &[Slab]) {
+    if axes.is_empty() {
+        out.extend(3_u32.to_le_bytes()); // everything
+        out.extend(1_u32.to_le_bytes()); // version
+        out.extend([0; 8]);
+        return;
+    }
     out.extend(2_u32.to_le_bytes()); // hyperslab
     out.extend(2_u32.to_le_bytes()); // version
     out.push(1); // regular

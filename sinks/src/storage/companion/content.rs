@@ -31,6 +31,8 @@ pub(super) struct Content {
     manifest: Manifest,
     pub(super) scan: Option<Scan>,
     pub(super) frame_count: u64,
+    /// Nobody knows yet how many frames there will be: what there is now is `frame_count`.
+    pub(super) grows: bool,
     pub(super) detector: SigShape,
     pub(super) pixel: PixelType,
     tiles: Vec<Tile>,
@@ -44,7 +46,7 @@ struct Tile {
 }
 
 impl Content {
-    /// `None` while nobody knows how many frames there will be, or if no frame can be described.
+    /// `None` if no frame can be described.
     pub(super) fn of(reader: &Reader) -> Option<Self> {
         let manifest = reader.manifest().clone();
         let [height, width] = manifest.detector.shape;
@@ -65,11 +67,13 @@ impl Content {
         let pixel = PixelType::from_numpy_name(&manifest.detector.pixel)?;
         let of_scan = scan.map(|scan| scan.frame_count().saturating_add_signed(scan.sync_offset.max(0)));
         let longest = reader.tiles().iter().map(|tile| tile.array.frame_count).max();
-        let frame_count = manifest.frame_count.or(of_scan).or(longest).filter(|&count| count > 0)?;
+        let known = manifest.frame_count.or(of_scan);
+        let grows = known.is_none() && !reader.condition().is_finished();
+        let frame_count = known.or(longest).filter(|&count| count > 0 || grows)?;
         let is_sane = is_axis(height) && is_axis(width) && frame_count < u64::MAX / 16;
         let frame_bytes = detector.pixel_count() * pixel.bytes() as u64;
         let is_sane = is_sane && frame_count.checked_mul(frame_bytes).is_some();
-        is_sane.then_some(Self { manifest, scan, frame_count, detector, pixel, tiles })
+        is_sane.then_some(Self { manifest, scan, frame_count, grows, detector, pixel, tiles })
     }
 
     /// The file `scan.nxs`; `None` if even its frames need too many mappings.
@@ -267,6 +271,9 @@ impl Content {
 
     /// Segment by segment into the 3-D array; `None` if there are too many.
     fn frame_mappings(&self) -> Option<Vec<Mapping>> {
+        if self.grows {
+            return Some(self.tiles.iter().map(endless).collect());
+        }
         let mut mappings = Vec::new();
         for tile in &self.tiles {
             for (segment, frames) in self.segments(tile)? {
@@ -320,6 +327,17 @@ impl Content {
         let count = end.div_ceil(per_segment);
         let frames = move |segment: u64| segment * per_segment..((segment + 1) * per_segment).min(end);
         (count <= MAPPINGS_MAX as u64).then(|| (0..count).map(move |segment| (segment, frames(segment))))
+    }
+}
+
+/// All segments of a tile, those included that are still to come.
+fn endless(tile: &Tile) -> Mapping {
+    let [_, target] = signal(tile.region);
+    Mapping {
+        file: format!("{}/%b/0/0", tile.prefix),
+        array: "/data",
+        source: Vec::new(),
+        target: [&[Slab::endless(tile.layout.frames_per_segment())][..], &target].concat(),
     }
 }
 
