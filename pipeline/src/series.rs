@@ -150,6 +150,8 @@ impl LinkCounters {
 pub struct Watermarks {
     visible: AtomicU64,
     durable: AtomicU64,
+    missing: AtomicU64,
+    durable_count: AtomicU64,
 }
 
 impl Watermarks {
@@ -161,6 +163,22 @@ impl Watermarks {
     /// Every frame below this one is durable on disk, or known to be missing.
     pub fn durable(&self) -> FrameIndex {
         self.durable.load(Ordering::Relaxed)
+    }
+
+    /// Frames below the visible watermark that are not there, as far as is known now.
+    pub fn missing(&self) -> u64 {
+        self.missing.load(Ordering::Relaxed)
+    }
+
+    /// Frames that are durable on disk, wherever they lie.
+    pub fn durable_count(&self) -> u64 {
+        self.durable_count.load(Ordering::Relaxed)
+    }
+
+    /// Says how many frames are missing, and how many durable.
+    pub fn count(&self, missing: u64, durable_count: u64) {
+        self.missing.store(missing, Ordering::Relaxed);
+        self.durable_count.store(durable_count, Ordering::Relaxed);
     }
 
     /// Raises the visible watermark; a lower value changes nothing.

@@ -5,7 +5,7 @@
 //!
 //! # Invariants
 //! - I1: names are `ronchi_<what>_<unit>`, counters end in `_total`; once published they keep their meaning.
-//! - I2: labels are `link` (as many as configured), `queue`, `reason` and `state` (fixed lists): the number of series is
+//! - I2: labels are `link` and `volume` (as many as configured), `queue`, `reason` and `state` (fixed lists): the number of series is
 //!   known at start. Names of acquisitions are not labels, because they never repeat.
 //! - I3: counters never fall while the receiver runs; what belongs to the current acquisition is a gauge.
 
@@ -164,9 +164,28 @@ impl BoardCollector {
             let reserve = wiring.reserve_bytes as f64;
             gauge(encoder, "disk_reserve", "Free space that recording leaves alone", Some(&Unit::Bytes), reserve)?;
         }
+        self.volumes(encoder)?;
         let help = "Tiles whose frames were not all accounted for: anything but 0 is a bug";
         let metric = encoder.encode_descriptor("violated_laws", help, None, MetricType::Counter)?;
-        ConstCounter::new(self.board.violated_laws.load(Ordering::Relaxed)).encode(metric)
+        ConstCounter::new(self.board.violated_laws.load(Ordering::Relaxed)).encode(metric)?;
+        let fallen = self.board.fallen().len() as f64;
+        gauge(encoder, "fallen_stages", "Threads that panicked: anything but 0 is a bug", None, fallen)
+    }
+
+    /// Free space of the disks that receive segments, where these go to others; one that is not mounted has none to tell.
+    fn volumes(&self, encoder: &mut DescriptorEncoder) -> fmt::Result {
+        let volumes = &self.board.wiring.volumes;
+        if volumes.is_empty() {
+            return Ok(());
+        }
+        let help = "Free space of a volume that segments go to";
+        let mut family = encoder.encode_descriptor("volume_free", help, Some(&Unit::Bytes), MetricType::Gauge)?;
+        for volume in volumes {
+            let Some(free) = disk_free_bytes(volume) else { continue };
+            let directory = volume.display().to_string();
+            ConstGauge::new(free as f64).encode(family.encode_family(&[("volume", directory.as_str())])?)?;
+        }
+        Ok(())
     }
 
     fn queues(&self, encoder: &mut DescriptorEncoder) -> fmt::Result {
@@ -238,6 +257,10 @@ impl BoardCollector {
             None,
             durable,
         )?;
+        let help = "Frames below the visible watermark that are known to be missing, of the tile that lacks most";
+        gauge(encoder, "acquisition_missing_frames", help, None, current.missing as f64)?;
+        let help = "Frames of the slowest tile that are durable, wherever they lie";
+        gauge(encoder, "acquisition_kept_frames", help, None, current.durable_count as f64)?;
         match current.frame_count {
             Some(count) => gauge(encoder, "acquisition_frames", "Announced frames", None, count as f64),
             None => Ok(()),
@@ -296,6 +319,7 @@ mod tests {
             pool_slots: 9,
             slot_bytes: 4096,
             directory: Some("/".into()),
+            volumes: vec!["/".into(), "/not/mounted".into()],
             reserve_bytes: 4_000_000_000,
             write_method: "4 pwrite threads".to_owned(),
         });
@@ -317,6 +341,8 @@ mod tests {
         assert_eq!(idle["ronchi_pool_bytes"], 9.0 * 4096.0);
         assert_eq!(idle["ronchi_live_updates_discarded_total"], 11.0);
         assert!(idle["ronchi_disk_free_bytes"] > 0.0);
+        assert!(idle["ronchi_volume_free_bytes{volume=\"/\"}"] > 0.0);
+        assert!(!idle.contains_key("ronchi_volume_free_bytes{volume=\"/not/mounted\"}"));
         assert_eq!((idle["ronchi_disk_reserve_bytes"], idle["ronchi_violated_laws_total"]), (4e9, 2.0));
         assert!(!idle.keys().any(|name| name.starts_with("ronchi_acquisition")));
 
@@ -324,6 +350,7 @@ mod tests {
         running.gaps.insert(GapReason::WriteFailed, 17);
         running.watermarks[0].raise_visible(100);
         running.watermarks[0].raise_durable(90);
+        running.watermarks[0].count(17, 75);
         board.begin(running);
         let now = samples(&metrics.text());
         assert_eq!(now["ronchi_acquisition_state{state=\"running\"}"], 1.0);
@@ -331,6 +358,8 @@ mod tests {
         assert_eq!(now["ronchi_acquisition_gap_frames{reason=\"write_failed\"}"], 17.0);
         assert_eq!(now["ronchi_acquisition_visible_frames"], 100.0);
         assert_eq!(now["ronchi_acquisition_durable_frames"], 90.0);
+        assert_eq!((now["ronchi_acquisition_missing_frames"], now["ronchi_acquisition_kept_frames"]), (17.0, 75.0));
+        assert_eq!(now["ronchi_fallen_stages"], 0.0);
         assert!(!now.contains_key("ronchi_acquisition_frames"), "nothing was announced");
     }
 }

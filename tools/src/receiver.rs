@@ -275,6 +275,7 @@ fn wiring(plan: &Plan, pool: &Pool, counters: &[Arc<LinkCounters>], queues: &Que
         pool_slots: pool.slot_count() as u64,
         slot_bytes: pool.slot_bytes() as u64,
         directory: plan.data.record.then(|| plan.data.directory.clone()),
+        volumes: if plan.data.record { plan.data.volumes.clone() } else { Vec::new() },
         reserve_bytes: plan.limits.reserve_bytes.unwrap_or(0),
         write_method,
     }

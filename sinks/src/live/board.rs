@@ -26,6 +26,7 @@ use ronchi_pipeline::{EndReason, FrameIndex, GapReason, LinkCounters, NavShape, 
 use serde::{Deserialize, Serialize};
 
 use super::picture::{NoPictures, Pictures, Quality};
+use super::stages::Stages;
 
 /// Acquisitions the board remembers, the running one included.
 pub const ACQUISITIONS_MAX: usize = 4;
@@ -134,6 +135,16 @@ impl Acquisition {
         self.watermarks.iter().map(|tile| tile.visible()).min().unwrap_or(0)
     }
 
+    /// Frames of the slowest tile that are durable, wherever they lie.
+    pub fn durable_count(&self) -> u64 {
+        self.watermarks.iter().map(|tile| tile.durable_count()).min().unwrap_or(0)
+    }
+
+    /// Frames below [`Self::visible`] that are known to be missing: of the tile that lacks most.
+    pub fn missing(&self) -> u64 {
+        self.watermarks.iter().map(|tile| tile.missing()).max().unwrap_or(0)
+    }
+
     /// Every frame below this one is durable, or is known to be missing.
     pub fn durable(&self) -> FrameIndex {
         self.watermarks.iter().map(|tile| tile.durable()).min().unwrap_or(0)
@@ -193,7 +204,9 @@ pub struct Wiring {
     pub slot_bytes: u64,
     /// Directory that receives data sets; its file system's free space is reported.
     pub directory: Option<PathBuf>,
-    /// Bytes of it that recording leaves free.
+    /// Directories on other disks that receive the segments, in their turn; none: they lie in `directory`.
+    pub volumes: Vec<PathBuf>,
+    /// Bytes of it, and of every volume, that recording leaves free.
     pub reserve_bytes: u64,
     /// How frames are written, in words, e.g. `io_uring, O_DIRECT`.
     pub write_method: String,
@@ -237,6 +250,7 @@ pub struct Board {
     pub stream: StreamCounters,
     /// Tiles whose frames were not all accounted for, since start: anything but 0 is a bug.
     pub violated_laws: AtomicU64,
+    pub(super) stages: Stages,
     started: Instant,
 }
 
@@ -261,6 +275,7 @@ impl Board {
             wiring,
             stream: StreamCounters::default(),
             violated_laws: AtomicU64::new(0),
+            stages: Stages::default(),
             started: Instant::now(),
         })
     }

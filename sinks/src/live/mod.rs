@@ -15,6 +15,7 @@ mod gate;
 mod message;
 mod picture;
 mod publisher;
+mod stages;
 mod status;
 #[cfg(test)]
 pub(crate) mod testing;
@@ -27,7 +28,8 @@ pub use feed::{Collected, Feed, Interest, Pace, snapshot, snapshot_bytes};
 pub use message::{Header, ImageHeader, ImageRegion, Kind, Message, VERSION, frame, npy, unframe};
 pub use picture::{Axis, NoPictures, Picture, Pictures, Precision, Quality, picture_named, row_length};
 pub use publisher::{Publisher, StreamError, StreamPlan};
+pub use stages::StageGuard;
 pub use status::{
     AcquisitionStatus, DiskStatus, LinkStatus, PoolStatus, QueueStatus, ResultStatus, Status, StreamStatus,
-    disk_free_bytes, link_counters,
+    VolumeStatus, disk_free_bytes, link_counters,
 };

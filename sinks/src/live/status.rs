@@ -38,6 +38,9 @@ pub struct Status {
     pub links: Vec<LinkStatus>,
     /// Totals of the live stream.
     pub stream: StreamStatus,
+    /// Stages that panicked: the receiver ends as soon as no frame is lost by it. Empty unless there is a bug.
+    #[serde(default)]
+    pub fallen: Vec<String>,
     /// Acquisitions, newest first; the first is the current one.
     pub acquisitions: Vec<AcquisitionStatus>,
 }
@@ -70,6 +73,18 @@ pub struct DiskStatus {
     /// Directory; `None` when nothing is recorded.
     pub directory: Option<String>,
     /// Bytes an ordinary user may still write there; `None` when that is not known.
+    pub free_bytes: Option<u64>,
+    /// Where the segments go, if not there.
+    #[serde(default)]
+    pub volumes: Vec<VolumeStatus>,
+}
+
+/// A directory on another disk that receives segments.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VolumeStatus {
+    /// Directory.
+    pub directory: String,
+    /// Bytes an ordinary user may still write there; `None` when that is not known, e.g. because it is not mounted.
     pub free_bytes: Option<u64>,
 }
 
@@ -127,6 +142,12 @@ pub struct AcquisitionStatus {
     pub visible: u64,
     /// Every frame below this one is durable, or is known to be missing.
     pub durable: u64,
+    /// Frames of the slowest tile that are durable, wherever they lie: with `missing` beside `durable`, what is really kept.
+    #[serde(default)]
+    pub durable_count: u64,
+    /// Frames below `visible` that are known to be missing, also those that the disk refused: of the tile that lacks most.
+    #[serde(default)]
+    pub missing: u64,
     /// Frames that are not there, by reason.
     pub gaps: BTreeMap<GapReason, u64>,
     /// What the live images lack.
@@ -203,6 +224,8 @@ impl AcquisitionStatus {
             frame_bytes: acquisition.frame_bytes,
             visible: acquisition.visible(),
             durable: acquisition.durable(),
+            durable_count: acquisition.durable_count(),
+            missing: acquisition.missing(),
             gaps: acquisition.gaps.clone(),
             quality: acquisition.quality,
             started_ns: epoch_ns(acquisition.started),
@@ -255,6 +278,7 @@ impl Status {
             disk: DiskStatus {
                 directory: wiring.directory.as_ref().map(|path| path.display().to_string()),
                 free_bytes: wiring.directory.as_deref().and_then(disk_free_bytes),
+                volumes: wiring.volumes.iter().map(|volume| volume_status(volume)).collect(),
             },
             links: wiring.links.iter().map(link_status).collect(),
             stream: StreamStatus {
@@ -262,9 +286,14 @@ impl Status {
                 discarded: load(&board.stream.discarded),
                 subscribers: load(&board.stream.subscribers),
             },
+            fallen: board.fallen().into_iter().map(str::to_owned).collect(),
             acquisitions: board.look(|all| all.iter().rev().map(AcquisitionStatus::of).collect()),
         }
     }
+}
+
+fn volume_status(directory: &Path) -> VolumeStatus {
+    VolumeStatus { directory: directory.display().to_string(), free_bytes: disk_free_bytes(directory) }
 }
 
 fn link_status(link: &super::Link) -> LinkStatus {

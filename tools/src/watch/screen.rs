@@ -160,11 +160,24 @@ fn backlog(status: &Status, rates: Option<Rates>) -> String {
 }
 
 fn disk(status: &Status, rates: Option<Rates>) -> String {
+    if !status.disk.volumes.is_empty() {
+        return volumes(status);
+    }
     let Some(free) = status.disk.free_bytes else { return "disk      free space unknown".to_owned() };
     let left = rates.filter(|rates| rates.written > 0.0).map_or(String::new(), |rates| {
         format!(", {} at {}/s", time(free as f64 / rates.written), bytes(rates.written))
     });
     format!("disk      {} free{left}", bytes(free as f64))
+}
+
+/// Volumes may share a disk, so nothing is added up.
+fn volumes(status: &Status) -> String {
+    let volumes = &status.disk.volumes;
+    let known: Vec<u64> = volumes.iter().filter_map(|volume| volume.free_bytes).collect();
+    let away = volumes.len() - known.len();
+    let away = if away > 0 { format!(", {away} NOT THERE") } else { String::new() };
+    let least = known.into_iter().min().map_or("nothing".to_owned(), |least| bytes(least as f64));
+    format!("disk      {least} free on the fullest of {} volumes{away}", volumes.len())
 }
 
 fn link_line(readings: &[Reading], number: usize, link: &LinkStatus) -> String {

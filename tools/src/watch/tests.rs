@@ -3,7 +3,7 @@ use std::time::SystemTime;
 
 use ronchi_pipeline::{GapReason, LinkCounters};
 use ronchi_sinks::http::{HttpLimits, HttpServer};
-use ronchi_sinks::live::{Acquisition, Board, Link, Queue, State, Wiring};
+use ronchi_sinks::live::{Acquisition, Board, Link, Queue, State, VolumeStatus, Wiring};
 
 use super::*;
 
@@ -16,6 +16,7 @@ fn board() -> (Arc<Board>, Arc<LinkCounters>) {
         pool_slots: 40,
         slot_bytes: 1 << 20,
         directory: Some("/".into()),
+        volumes: Vec::new(),
         reserve_bytes: 0,
         write_method: "memory".to_owned(),
     };
@@ -41,6 +42,7 @@ fn the_page_says_what_happens() {
     first.uptime_ns = 5_000_000_000;
     last.uptime_ns = 6_000_000_000;
     last.disk.free_bytes = Some(7_200_000_000_000);
+    let mut striped = last.clone();
     let now = Instant::now();
     let readings = [Reading::new(first, now), Reading::new(last, now)];
     let page = screen::page(&readings, 120);
@@ -56,6 +58,13 @@ fn the_page_says_what_happens() {
         assert!(page.contains(wanted), "{wanted:?} not in\n{page}");
     }
     assert!(!page.contains('\x1b'));
+    let volume = |free_bytes| VolumeStatus { directory: "/nvme".to_owned(), free_bytes };
+    striped.disk.volumes = vec![volume(Some(3_000_000_000_000)), volume(Some(2_000_000_000_000))];
+    let page = screen::page(&[Reading::new(striped.clone(), now)], 120);
+    assert!(page.contains("disk      2.00 TB free on the fullest of 2 volumes"), "{page}");
+    striped.disk.volumes.push(volume(None));
+    let page = screen::page(&[Reading::new(striped, now)], 120);
+    assert!(page.contains("disk      2.00 TB free on the fullest of 3 volumes, 1 NOT THERE"), "{page}");
     let narrow = screen::fit(&page, 3, 20);
     assert!(narrow.lines().count() == 3 && narrow.lines().all(|line| line.chars().count() <= 20));
 }

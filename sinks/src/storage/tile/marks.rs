@@ -73,6 +73,7 @@ impl Tile {
     fn raise_watermarks(&self) {
         self.files.watermarks.raise_visible(self.visible);
         self.files.watermarks.raise_durable(self.durable);
+        self.files.watermarks.count(self.missing, self.durable_count);
     }
 
     /// No more blocks: seals everything. Without an `End` the series was cut off by the receiver itself.
