@@ -14,6 +14,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+use ronchi_pipeline::fault::{self, Stage};
 use ronchi_pipeline::{
     Announcement, BlockMut, End, EndReason, FanOut, FrameIndex, GapReason, LinkCounters, Pool, Series, Slot, WriterGone,
 };
@@ -144,6 +145,7 @@ impl Link<'_> {
 
     fn hand_on(&self, block: BlockMut) -> Result<(), WriterGone> {
         let Some(block) = block.seal() else { return Ok(()) };
+        fault::pass(Stage::Receive);
         let started = Instant::now();
         let result = self.fan_out.block(block);
         self.count_wait(started);

@@ -16,6 +16,7 @@
 mod block;
 mod crc;
 mod fanout;
+pub mod fault;
 pub mod format;
 mod gap;
 mod layout;

@@ -18,7 +18,7 @@ use ronchi_ingest::{Refused, Register};
 use ronchi_pipeline::reduce::{Footprint, LiveImages, PlanError, ReducePlan, Reduction};
 use ronchi_pipeline::{Announcement, End, Layout, LinkCounters, Region, Scan, Series};
 use ronchi_sinks::http::Control;
-use ronchi_sinks::live::{self, Board};
+use ronchi_sinks::live::{self, Board, StageGuard};
 use ronchi_sinks::storage::{DataSet, NewDataSet, Space, StorageError, TileEnd, Wanted, tile_bytes};
 
 use crate::pictures::Images;
@@ -243,6 +243,16 @@ impl Acquisitions {
         *self.finish.lock().unwrap_or_else(PoisonError::into_inner) = None;
     }
 
+    /// For a thread to keep as long as it runs, as [`Board::watch`].
+    pub(crate) fn watch(&self, stage: &'static str) -> StageGuard {
+        self.board.watch(stage)
+    }
+
+    /// Whether nothing is being received, written or finished.
+    pub(crate) fn is_idle(&self) -> bool {
+        self.running().is_empty()
+    }
+
     /// Forgets an acquisition: the finisher is done with it.
     pub(crate) fn forget(&self, id: &[u8; 16]) {
         self.running().retain(|acquisition| acquisition.id != *id);
@@ -295,6 +305,9 @@ impl Acquisitions {
     }
 
     fn create(&self, begun: u64, link: u32, announced: &Announcement) -> Result<Arc<Acquisition>, Refused> {
+        if let [stage, ..] = self.board.fallen()[..] {
+            return Err(refused(format!("the {stage} has panicked: the receiver begins nothing any more")));
+        }
         let id = *uuid::Uuid::new_v4().as_bytes();
         let scan = self.plan.scan.scan(announced.scan);
         let regions = self.regions(announced);

@@ -56,7 +56,9 @@ impl CatchUpThread {
     pub(crate) fn start(catch_up: CatchUp, flusher: Flusher) -> std::io::Result<Self> {
         let stop = Arc::new(AtomicBool::new(false));
         let stopped = Arc::clone(&stop);
+        let guard = catch_up.board.watch("catch-up");
         let run = move || {
+            let _guard = guard;
             process::run_when_idle();
             catch_up.run(&flusher, &stopped);
         };
@@ -70,11 +72,7 @@ impl Drop for CatchUpThread {
         self.stop.store(true, Ordering::Relaxed);
         if let Some(thread) = self.thread.take() {
             thread.thread().unpark();
-            if thread.join().is_err() {
-                tracing::error!(
-                    "catching up panicked: results are completed at the end, the recording is not affected"
-                );
-            }
+            let _ = thread.join(); // The board knows of a panic; results are completed at the end all the same.
         }
     }
 }

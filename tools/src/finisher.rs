@@ -4,11 +4,13 @@
 //! Behind it, in its own thread at the lowest priority: waits for the reducers, reduces from disk what the live queue
 //! skipped, stores the results, closes the data set and says how it went.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
+use ronchi_pipeline::fault::{self, Stage};
 use ronchi_pipeline::format::{DataSetState, Law};
 use ronchi_pipeline::{EndReason, Gap, GapReason, Gaps, LinkCounters};
 use ronchi_sinks::live::{Board, State};
@@ -18,6 +20,7 @@ use crate::acquisitions::{Acquisition, Acquisitions, Part};
 use crate::catch_up::{CatchUp, CatchUpThread};
 use crate::pictures::Images;
 use crate::process;
+use crate::receiver::StopOnPanic;
 use crate::reducers::Reducers;
 use crate::summary::{Counts, Frames as FrameCounts, Summary, TileLaw};
 
@@ -40,13 +43,18 @@ pub(crate) struct Finisher {
     pub ceiling_bytes: u64,
     /// Where summaries go.
     pub summaries: Sender<Summary>,
+    /// Set to end the receiver.
+    pub stop: Arc<AtomicBool>,
 }
 
 impl Finisher {
     /// Finishes acquisitions until no more can come.
     pub(crate) fn run(self, finishing: &Receiver<Arc<Acquisition>>) {
         process::run_when_idle();
+        let _guard = self.board.watch("finisher");
+        let _ends_all = StopOnPanic(Arc::clone(&self.stop));
         loop {
+            self.end_wounded();
             let acquisition = match finishing.recv_timeout(STALE_INTERVAL) {
                 Ok(acquisition) => acquisition,
                 Err(RecvTimeoutError::Timeout) => {
@@ -55,12 +63,20 @@ impl Finisher {
                 }
                 Err(RecvTimeoutError::Disconnected) => break,
             };
+            fault::pass(Stage::Finish);
             let summary = self.finish(&acquisition);
             self.acquisitions.forget(&acquisition.id);
             let _ = self.summaries.send(summary); // A receiver that does not care for summaries has dropped the other end.
         }
         drop(self.catching_up); // It can flush the reducers, so it ends before them.
         self.reducers.join();
+    }
+
+    /// Ends the receiver when a stage has panicked that no recording needs, once none is running.
+    fn end_wounded(&self) {
+        if !self.board.fallen().is_empty() && self.acquisitions.is_idle() {
+            self.stop.store(true, Ordering::SeqCst);
+        }
     }
 
     fn finish(&self, acquisition: &Acquisition) -> Summary {
@@ -77,8 +93,12 @@ impl Finisher {
         if let Err(error) = self.store_results(acquisition) {
             errors.push(format!("storing results failed: {error}"));
         }
+        errors.extend(self.panics(&parts));
         let mut state = state(&parts, acquisition, &errors);
-        if let Err(error) = close(acquisition, &parts, state, frame_count) {
+        if is_abandoned(acquisition, &parts) {
+            errors
+                .push("the writer died: what it left is as after a crash, and `ronchi repair` finishes it".to_owned());
+        } else if let Err(error) = close(acquisition, &parts, state, frame_count) {
             errors.push(format!("closing the data set failed: {error}"));
             state = State::Failed;
         }
@@ -92,6 +112,19 @@ impl Finisher {
         });
         let seconds = stored.duration_since(acquisition.began).as_secs_f64();
         self.summary(acquisition, &parts, state, (&gaps, backfilled), (seconds, stored.elapsed().as_secs_f64()), errors)
+    }
+
+    /// What panics mean for an acquisition.
+    fn panics(&self, parts: &[Part]) -> Vec<String> {
+        let mut errors = Vec::new();
+        if self.board.fallen().contains(&"reducer") {
+            errors
+                .push("a reducer panicked: sums and maxima may lack frames; the recording is not affected".to_owned());
+        }
+        if let Some(part) = parts.iter().find(|part| part.end.is_none()) {
+            errors.push(format!("the receive loop of link {} ended before the series did", part.series.link));
+        }
+        errors
     }
 
     /// Reduces frames that are on disk but not in the live images, then what needs whole images; returns how many frames.
@@ -178,6 +211,12 @@ fn stored_state(state: State) -> DataSetState {
         State::Interrupted => DataSetState::Interrupted,
         State::Failed => DataSetState::Failed,
     }
+}
+
+/// Whether the writer has died and left tiles of this acquisition as they were: nobody knows what of them is durable, and a
+/// manifest that says so would take away what is.
+fn is_abandoned(acquisition: &Acquisition, parts: &[Part]) -> bool {
+    acquisition.data_set.is_some() && parts.iter().any(|part| part.tile.is_none())
 }
 
 /// Closes the manifest: every link has its entry, also one that never came.

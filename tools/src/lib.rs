@@ -8,6 +8,7 @@ pub mod export;
 mod finisher;
 mod live_ports;
 pub mod ls;
+mod panics;
 mod pictures;
 mod process;
 mod progress;

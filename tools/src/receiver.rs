@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use crossbeam_channel::{Receiver as Queue, Sender, bounded};
 use nix::sys::signal::{SigSet, Signal};
 use ronchi_config::{Limits, LinkPlan, Plan, SourcePlan};
@@ -27,6 +27,7 @@ use crate::acquisitions::{Acquisition, Acquisitions, IMAGES_BYTES_MAX};
 use crate::catch_up::{CatchUp, CatchUpThread};
 use crate::descriptors;
 use crate::finisher::Finisher;
+use crate::panics;
 use crate::process;
 use crate::recorded::{self, RecordedTile};
 use crate::reducers::{Reducers, Shared};
@@ -62,6 +63,7 @@ pub struct Receiver {
 impl Receiver {
     /// Takes all memory, binds all ports and starts all threads.
     pub fn start(mut plan: Plan, options: Options) -> Result<Self> {
+        panics::arm_from_environment()?;
         recorded::complete(&mut plan)?;
         if plan.data.record {
             refuse_existing(&plan, options.exact_name)?;
@@ -87,8 +89,8 @@ impl Receiver {
             None => None,
         };
         let (summaries_in, summaries) = bounded(FINISHING_MAX);
-        let finisher =
-            start_finisher(&plan, &queues.live, &acquisitions, &board, &counters, (finishing, summaries_in))?;
+        let ends = (finishing, summaries_in, Arc::clone(&options.stop));
+        let finisher = start_finisher(&plan, &queues.live, &acquisitions, &board, &counters, ends)?;
         let publisher = start_publisher(&plan, &board)?;
         let http = plan
             .live
@@ -144,7 +146,11 @@ impl Receiver {
         let result = self.main.join().map_err(|_| anyhow::anyhow!("a thread of the receiver panicked"))?;
         self.board.close();
         drop((self.publisher, self.http)); // They send the end of the last acquisition, then stop.
-        result
+        let fallen = self.board.fallen();
+        result.and_then(|()| match fallen.is_empty() {
+            true => Ok(()),
+            false => bail!("a bug: these stages panicked: {}", fallen.join(", ")),
+        })
     }
 }
 
@@ -313,9 +319,9 @@ fn start_writer(
     stop: &Arc<AtomicBool>,
 ) -> Result<Writer> {
     let (lookup, stored) = (Arc::clone(acquisitions), Arc::clone(acquisitions));
-    let guard = StopOnPanic(Arc::clone(stop));
+    let guards = (StopOnPanic(Arc::clone(stop)), acquisitions.watch("writer"));
     let open = Box::new(move |series: &Arc<Series>| {
-        let _lives_with_the_writer = &guard;
+        let _live_with_the_writer = &guards;
         lookup.data_set_of(series)
     });
     let ended = Box::new(move |tile| stored.stored(tile));
@@ -328,7 +334,7 @@ fn start_finisher(
     acquisitions: &Arc<Acquisitions>,
     board: &Arc<Board>,
     counters: &[Arc<LinkCounters>],
-    (finishing, summaries): (Queue<Arc<Acquisition>>, Sender<Summary>),
+    (finishing, summaries, stop): (Queue<Arc<Acquisition>>, Sender<Summary>, Arc<AtomicBool>),
 ) -> Result<JoinHandle<()>> {
     let (acquisitions, board) = (Arc::clone(acquisitions), Arc::clone(board));
     let shared = Shared {
@@ -349,6 +355,7 @@ fn start_finisher(
         catching_up,
         ceiling_bytes: ceiling_bytes(plan),
         summaries,
+        stop,
     };
     named("finish", move || finisher.run(&finishing))
 }
@@ -393,6 +400,7 @@ impl Links<'_> {
             let (seal_after, series_max) = (self.plan.limits.seal_after, self.options.series_max);
             let acquisitions = Arc::clone(self.acquisitions);
             threads.push(named(&format!("receive-{id}"), move || {
+                let _guard = acquisitions.watch("receive loop");
                 let _senders = senders; // The gauges read the queues for as long as anybody can fill them.
                 let mut on_failure = StopOthers { stop: &stop, is_armed: true };
                 let link = Link { id, pool, fan_out, seal_after, stop: &stop };
@@ -419,13 +427,13 @@ impl Drop for StopOthers<'_> {
     }
 }
 
-/// Stops the links when the writer's thread panics: while no frames come, they would not notice.
-struct StopOnPanic(Arc<AtomicBool>);
+/// Stops the links when a thread panics without which nothing can be recorded: while no frames come, they would not notice.
+pub(crate) struct StopOnPanic(pub(crate) Arc<AtomicBool>);
 
 impl Drop for StopOnPanic {
     fn drop(&mut self) {
         if std::thread::panicking() {
-            tracing::error!("the writer panicked: nothing can be recorded any more");
+            tracing::error!("nothing can be recorded any more");
             self.0.store(true, Ordering::SeqCst);
         }
     }

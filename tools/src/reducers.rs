@@ -15,6 +15,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender, bounded, select};
+use ronchi_pipeline::fault::{self, Stage};
 use ronchi_pipeline::reduce::{Frames, Partial, Patterns, Reducer};
 use ronchi_pipeline::{Block, LinkCounters};
 use ronchi_sinks::live::Board;
@@ -78,8 +79,12 @@ impl Reducers {
             let (sender, flushes) = bounded(4);
             let worker = Worker { live: live.clone(), flushes, shared: shared.clone(), reducers: HashMap::new() };
             flush.push(sender);
+            let guard = shared.board.watch("reducer");
             let thread = std::thread::Builder::new().name(format!("reduce-{number}"));
-            threads.push(thread.spawn(move || worker.run())?);
+            threads.push(thread.spawn(move || {
+                let _guard = guard;
+                worker.run();
+            })?);
         }
         Ok(Self { flush: Flusher(flush), threads })
     }
@@ -93,9 +98,7 @@ impl Reducers {
     pub(crate) fn join(self) {
         drop(self.flush); // No more flushes: a thread whose queue is closed may end.
         for thread in self.threads {
-            if thread.join().is_err() {
-                tracing::error!("a reducer panicked: live images are incomplete, the recording is not affected");
-            }
+            let _ = thread.join(); // The board knows of a panic.
         }
     }
 }
@@ -140,6 +143,7 @@ impl Worker {
     }
 
     fn reduce(&mut self, block: Block) {
+        fault::pass(Stage::Reduce);
         let series = Arc::clone(block.series());
         let key = (series.acquisition, series.link);
         let frame_count = u64::from(block.present_count());

@@ -12,6 +12,7 @@ use axum::Router;
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
+use ronchi_pipeline::fault::{self, Stage};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Notify, Semaphore};
 
@@ -105,13 +106,13 @@ impl HttpServer {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(no_thread)?;
         let stop = Arc::new(Notify::new());
         let stopped = Arc::clone(&stop);
-        let thread = std::thread::Builder::new()
-            .name("http".to_owned())
-            .spawn(move || {
-                let router = routes::router(Arc::clone(&board), control, limits.image_bytes);
-                runtime.block_on(serve(listener, board, router, limits, &stopped));
-            })
-            .map_err(no_thread)?;
+        let guard = board.watch("http server");
+        let work = move || {
+            let _guard = guard;
+            let router = routes::router(Arc::clone(&board), control, limits.image_bytes);
+            runtime.block_on(serve(listener, board, router, limits, &stopped));
+        };
+        let thread = std::thread::Builder::new().name("http".to_owned()).spawn(work).map_err(no_thread)?;
         Ok(Self { address: bound, stop, thread: Some(thread) })
     }
 
@@ -144,6 +145,7 @@ async fn serve(listener: StdListener, board: Arc<Board>, router: Router, limits:
             () = stop.notified() => return,
             accepted = listener.accept() => accepted,
         };
+        fault::pass(Stage::Http);
         let Ok((stream, _)) = accepted else {
             tokio::time::sleep(ACCEPT_PAUSE).await;
             continue;

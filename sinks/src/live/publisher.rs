@@ -22,6 +22,8 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant, SystemTime};
 
+use ronchi_pipeline::fault::{self, Stage};
+
 use super::board::{Acquisition, Board, Waited};
 use super::feed::{Collected, Feed, Interest, Pace};
 use super::gate::Gate;
@@ -123,10 +125,14 @@ impl Publisher {
         let (socket, gate, endpoint) = bind(plan).map_err(refused)?;
         let feed = Feed::new(plan.pace, Interest::default());
         let stop = Arc::new(AtomicBool::new(false));
-        let stopped = Arc::clone(&stop);
+        let (stopped, guard) = (Arc::clone(&stop), board.watch("live stream"));
+        let work = move || {
+            let _guard = guard;
+            publish(&socket, gate, feed, &board, &stopped);
+        };
         let thread = std::thread::Builder::new()
             .name("live-zmq".to_owned())
-            .spawn(move || publish(&socket, gate, feed, &board, &stopped))
+            .spawn(work)
             .map_err(|source| StreamError::Thread { source })?;
         Ok(Self { endpoint, stop, thread: Some(thread) })
     }
@@ -166,6 +172,7 @@ fn publish(socket: &zmq::Socket, mut gate: Gate, mut feed: Feed, board: &Board, 
     stand_back();
     let mut seen = 0;
     while !stop.load(Ordering::Relaxed) {
+        fault::pass(Stage::Publish);
         count(&board.stream.subscribers_refused, gate.step());
         board.stream.subscribers.store(gate.connection_count() as u64, Ordering::Relaxed);
         let more_subscriptions = take_subscriptions(socket, &mut feed, board);

@@ -14,6 +14,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, unbounded};
+use ronchi_pipeline::fault::{self, Stage};
 use ronchi_pipeline::format::{PackedPage0, Page0, Trailer, page1};
 use ronchi_pipeline::{Layout, PixelType, SECTOR_BYTES, SigShape};
 
@@ -102,6 +103,7 @@ impl Clerk {
         let work = move || {
             let mut is_failing = false;
             for job in queue {
+                fault::pass(Stage::Clerk);
                 if let Some(done) = perform(job, &mut is_failing)
                     && answer.send(done).is_err()
                 {

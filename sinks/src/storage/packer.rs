@@ -18,6 +18,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use crossbeam_channel::{Receiver, Sender, TrySendError, bounded, unbounded};
+use ronchi_pipeline::fault::{self, Stage};
 use ronchi_pipeline::format::blosc;
 use ronchi_pipeline::{Block, Pool, SECTOR_BYTES, Slot, crc32c};
 
@@ -152,6 +153,7 @@ impl Packer {
                 on_start();
                 let mut compressor = blosc::Compressor::default();
                 for job in queue {
+                    fault::pass(Stage::Pack);
                     let done = job.perform(|pixels, item_bytes, out| compressor.compress(pixels, item_bytes, out));
                     if answer.send(Some(done)).is_err() {
                         return;

@@ -26,6 +26,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError};
+use ronchi_pipeline::fault::{self, Stage};
 use ronchi_pipeline::format::{DataSetState, Law};
 use ronchi_pipeline::{Block, End, EndReason, Event, GapReason, Gaps, Series};
 
@@ -319,6 +320,7 @@ impl Session {
     }
 
     fn accept(&mut self, block: &Block) {
+        fault::pass(Stage::Write);
         let Some(&key) = self.current.get(&block.series().link) else { return };
         loop {
             let Some(tile) = self.tiles.get_mut(&key) else { return };
