@@ -7,6 +7,8 @@
 //! - I3: a failed sync is final for its segment: what was not durable is lost, and later frames of it are refused.
 //! - I4: the durable watermark passes a frame that was lost only when its row says so durably: it may have said otherwise.
 //! - I5: table and log only describe: when the disk refuses them, the tile ends as failed, but pixels are recorded on.
+//! - I6: from then on the durable watermark stands still until the end: after a power cut nothing might prove such a frame
+//!   before its segment is sealed.
 
 mod marks;
 mod rows;

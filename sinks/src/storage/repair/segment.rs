@@ -298,7 +298,11 @@ impl TileRepair {
         }
         Ok(match (proof, row) {
             (Proof::Whole, _) => true,
-            (Proof::Flags, Some(row)) => row.is_ok(),
+            // What is not there was zero when the checksum was taken, so a frame that is not is there: its row was lost.
+            (Proof::Flags, Some(row)) => {
+                let is_told = row.is_rejected() || self.listed_reason(frame).is_some();
+                row.is_ok() || !is_told && !is_zero(&segment.pixels, place, self.layout.frame_bytes)
+            }
             (Proof::Flags, None) => segment.is_counted(frame, place, self.layout.frame_bytes),
             (Proof::Frames, Some(row)) if !row.is_ok() => false,
             (Proof::Frames, Some(row)) if self.table.has_checksums(job, frame)? => row.crc32c == crc,

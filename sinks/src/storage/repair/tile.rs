@@ -351,7 +351,7 @@ impl TileRepair {
         self.gaps.insert(frames, reason);
     }
 
-    fn listed_reason(&self, frame: u64) -> Option<GapReason> {
+    pub(super) fn listed_reason(&self, frame: u64) -> Option<GapReason> {
         let at = self.listed.partition_point(|gap| gap.first.saturating_add(gap.count) <= frame);
         self.listed.get(at).filter(|gap| gap.first <= frame).map(|gap| gap.reason)
     }

@@ -36,6 +36,9 @@ impl Tile {
             }
             self.visible += 1;
         }
+        if self.is_small_broken || self.is_table_broken {
+            return; // I6
+        }
         let lost = self.untold.iter().filter(|untold| untold.is_lost).map(|untold| untold.frames.start);
         let limit = self.visible.min(lost.min().unwrap_or(u64::MAX)); // I4
         while self.durable < limit {
