@@ -25,6 +25,7 @@ system_packages() {
   command -v mkfs.ext4 >/dev/null || missing+=(e2fsprogs) # Small disks that tests fill up, cut off and freeze.
   command -v mkfs.xfs >/dev/null || missing+=(xfsprogs)
   command -v mkfs.btrfs >/dev/null || missing+=(btrfs-progs) # Its quotas: what EDQUOT does.
+  ldconfig -p | grep -q libfuse3.so.3 || missing+=(libfuse3-3) # A disk that refuses: what EIO does.
   python3 -c 'import ensurepip, venv' 2>/dev/null || missing+=(python3 python3-venv)
   if [ ${#missing[@]} = 0 ]; then say "system packages: all present"; return; fi
   say "system packages: installing ${missing[*]}"

@@ -16,7 +16,7 @@ import time
 import traceback
 
 import harness
-from faults import disks, kills, limits, long_run, power, stalls, stops, writers
+from faults import broken, disks, kills, limits, long_run, panics, power, stalls, stops, writers
 from faults.tally import Tally, table
 
 END_TO_END = ["test_cli.py", "test_conformance.py", "test_results.py", "test_stranger.py", "test_kill9.py"]
@@ -29,6 +29,7 @@ FAULTS = [
         for kind in ("ext4", "xfs")
     ),
     ("F5", "quota used up", 20, disks.why_not("btrfs", "btrfs"), limits.quota),
+    ("F6", "disk refuses, or is gone", 200, broken.why_not(), broken.run),
     *(
         (
             "F7",
@@ -43,6 +44,7 @@ FAULTS = [
     ("F20", "low limits, not root", 5, limits.why_no_user(), limits.low_limits),
     ("F21", "io_uring forbidden", 200, None, limits.without_uring),
     ("F21", "end-to-end suite without io_uring", 1, None, limits.suite(END_TO_END)),
+    ("F22", "a stage panics", 160, None, panics.run),
     ("F25", "long run, seconds", 300, None, long_run.run),
     ("F26", "SIGTERM", 200, None, stops.run),
 ]

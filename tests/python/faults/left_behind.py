@@ -21,8 +21,9 @@ def progress_of(path, tile=None):
 class Watermarks:
     """The acknowledgements seen outside the receiver: for every data set and tile the largest durable frame count."""
 
-    def __init__(self, directory, tiles):
-        self.directory, self.tiles = directory, tiles
+    def __init__(self, directory, tiles, is_to_the_end=True):
+        """Without `is_to_the_end` only of series that go on: the end passes frames that never came."""
+        self.directory, self.tiles, self._is_to_the_end = directory, tiles, is_to_the_end
         self.seen = {}
         self.counted = 0
         self.finished = set()
@@ -40,9 +41,10 @@ class Watermarks:
             durable, before = progress["durable_frames"], self.seen.get((name, tile), 0)
             if durable < before:
                 self.problems.append(f"{name} tile {tile}: the watermark went back from {before} to {durable}")
-            self.seen[name, tile] = max(durable, before)
             if progress["state"] != "running":
                 self.finished.add((name, tile))
+            if progress["state"] == "running" or self._is_to_the_end:
+                self.seen[name, tile] = max(durable, before)
 
     def hear(self, status):
         """The same from `/api/v1/status`, for receivers of one tile, while the disk is well."""
