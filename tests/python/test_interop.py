@@ -86,11 +86,23 @@ def test_finished_data_set_opens_everywhere(folder, signal):
 
 @pytest.mark.parametrize("reader", READERS, ids=lambda reader: reader.__name__)
 def test_growing_data_set_shows_right_frames_below_the_watermark(folder, scan, reader):
-    """Random frames below `visible_frames`, read while more arrive; the watermark moves during the test."""
-    data = DataSet(folder / "out.ronchi")
+    """Random frames below `visible_frames`, read while more arrive; the watermark moves during the test.
+
+    On a busy machine few reads, or none, fall into a recording of a second or two. Then it is made again, slower: how fast
+    the detector sends is no part of what is tested."""
+    for rate in (400, 100, 25):
+        seen = read_while_it_grows(folder / f"{rate}.ronchi", scan, reader, rate)
+        if len(seen) >= 10 and len(set(seen)) >= 3:
+            return
+    pytest.fail(f"only {len(seen)} reads at {len(set(seen))} watermarks, with the slowest of detectors")
+
+
+def read_while_it_grows(path, scan, reader, rate):
+    """The watermarks at which frames were read, all of them right; and so is the whole data set at the end."""
+    data = DataSet(path)
     choose = random.Random(7)
     seen = []
-    with scans.recording_of(scan, data.path, rate=400) as (_, process):
+    with scans.recording_of(scan, data.path, rate=rate) as (_, process):
         while process.poll() is None:
             visible = data.visible()
             assert visible <= len(scan.frames)
@@ -102,8 +114,8 @@ def test_growing_data_set_shows_right_frames_below_the_watermark(folder, scan, r
             seen.append(visible)
         assert process.wait(60) == 0, process.log()
     assert seen == sorted(seen), "the watermark went back"
-    assert len(seen) >= 10 and len(set(seen)) >= 3, f"only {len(seen)} reads at {len(set(seen))} watermarks"
     scans.assert_same_frames(reader(data, 0, len(scan.frames)), scan.frames)
+    return seen
 
 
 @pytest.fixture(params=[(128, 128), (67, 65)], ids=str)
