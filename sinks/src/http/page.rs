@@ -61,14 +61,15 @@ pub(super) fn index(status: &Status) -> String {
 fn acquisition(acquisition: &AcquisitionStatus) -> String {
     let total = acquisition.frame_count.map_or("open-ended".to_owned(), |count| format!("of {count}"));
     let recording = if acquisition.recording { "recording" } else { "not recording" };
-    let lost: u64 = acquisition.gaps.values().sum();
+    // Reasons are counted at the end; what the disk refuses is missing at once.
+    let lost = acquisition.gaps.values().sum::<u64>().max(acquisition.missing);
     let mut out = format!(
         "<h2>{name}</h2>\n<p>{state}, {recording}; {visible} frames visible ({total}), {durable} durable, {lost} missing\
          </p>\n",
         name = escape(&acquisition.name),
         state = acquisition.state.word(),
         visible = acquisition.visible,
-        durable = acquisition.durable,
+        durable = acquisition.durable_count,
     );
     for result in acquisition.results.iter().filter(|result| result.axes.len() <= 3) {
         let link = format!("/api/v1/acq/{}/result/{}", segment(&acquisition.id), segment(&result.name));

@@ -127,7 +127,8 @@ fn reason(reason: GapReason) -> &'static str {
 }
 
 fn lost(acquisition: &AcquisitionStatus, links: &[LinkStatus]) -> String {
-    let total: u64 = acquisition.gaps.values().sum();
+    // Reasons are counted at the end; what the disk refuses is missing at once.
+    let total = acquisition.gaps.values().sum::<u64>().max(acquisition.missing);
     let mut text = format!("lost      {total} frames");
     let parts = acquisition.gaps.iter().filter(|(_, count)| **count > 0);
     let parts: Vec<String> = parts.map(|(&why, count)| format!("{count} {}", reason(why))).collect();

@@ -33,6 +33,7 @@ fn the_page_says_what_happens() {
     acquisition.frame_count = Some(10_000);
     acquisition.watermarks[0].raise_visible(2500);
     acquisition.gaps.insert(GapReason::NeverArrived, 3);
+    acquisition.watermarks[0].count(5, 2400);
     board.begin(acquisition);
     LinkCounters::add(&counters.frames, 2500);
     LinkCounters::add(&counters.bytes, 2_000_000_000);
@@ -49,7 +50,7 @@ fn the_page_says_what_happens() {
     for wanted in [
         "> gold?[2J  running, NOT RECORDING",
         "[##########..............................] 25 %, 2500 of 10000 frames, 3 s left",
-        "lost      3 frames: 3 never arrived",
+        "lost      5 frames: 3 never arrived",
         "in        2500 frames/s, 2.00 GB/s",
         "backlog   2 blocks, at most 1 ms (raw 2/16; pool 30/40); receiver waits 25 % of the time",
         "disk      7.20 TB free, 2 h 0 min at 1.00 GB/s",
