@@ -1,5 +1,6 @@
 """F25 in small: one receiver that never rests. Memory and descriptors must not grow with frames or with series."""
 
+import fcntl
 import os
 import pathlib
 import shutil
@@ -43,7 +44,7 @@ def _watch(folder, process, rng, seconds):
         assert process.poll() is None, f"the receiver ended by itself\n{process.log()}"
         samples.append(_sample(process.pid))
         for path in sorted((folder / "data").glob("*.ronchi")):
-            if not (path / "zarr.json").exists() or DataSet(path).manifest()["state"] == "running":
+            if not (path / "zarr.json").exists() or not _is_let_go(path):
                 continue
             if rng.random() < 0.05:
                 problems += verify(path, True)
@@ -51,6 +52,16 @@ def _watch(folder, process, rng, seconds):
             series += 1
         time.sleep(LOOK_S)
     return samples, problems, series
+
+
+def _is_let_go(path):
+    """Whether the data set is finished and its lock free: companions come after the manifest."""
+    with open(path / ".lock") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        return DataSet(path).manifest()["state"] != "running"
 
 
 def _sample(pid):
