@@ -115,9 +115,12 @@ impl Stored {
         let mut file = Cursor::new(Vec::new());
         let mut encoder = TiffEncoder::new(&mut file)?;
         let (unit, name) = (&self.unit, &self.name);
-        let about = format!(
-            "ImageJ=1.53t\nimages={components}\nslices={components}\nunit=pixel\nvalue unit={unit}\ntitle={name}\n"
-        );
+        // Of several pages in a file of its own, ImageJ reads the first and takes what follows its pixels for the others;
+        // as those of any TIFF it reads them all.
+        let about = match components {
+            1 => format!("ImageJ=1.53t\nimages=1\nslices=1\nunit=pixel\nvalue unit={unit}\ntitle={name}\n"),
+            _ => format!("value unit={unit}\ntitle={name}\n"),
+        };
         for component in 0..components {
             let plane = values.iter().skip(component).step_by(components);
             if is_single {
