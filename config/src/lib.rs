@@ -24,7 +24,9 @@ mod problem;
 mod read;
 mod value;
 
-pub use plan::{DataPlan, Limits, LinkPlan, LivePlan, MerlinControlPlan, MerlinTrigger, Plan, ScanPlan, SourcePlan};
+pub use plan::{
+    DataPlan, Limits, LinkPlan, LivePlan, MerlinControlPlan, MerlinTrigger, Plan, Recipe, ScanPlan, SourcePlan,
+};
 pub use problem::{Error, Problem, Problems, ValueError};
 pub use value::{
     check_name, check_virtual, parse_http, parse_live_endpoint, parse_reduction, parse_reserve, parse_scan,

@@ -144,6 +144,15 @@ impl ScanPlan {
     }
 }
 
+/// What is computed from frames that were recorded already: the part of a configuration that needs no detector.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Recipe {
+    /// How frames become scan positions; `None` = as recorded.
+    pub scan: Option<ScanPlan>,
+    /// What to compute from every frame.
+    pub reductions: Vec<Reduction>,
+}
+
 /// Where results go.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LivePlan {

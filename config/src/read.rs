@@ -1,4 +1,4 @@
-//! Turns a TOML text into a [`Plan`], section by section.
+//! Turns a TOML text into a [`Plan`] or a [`Recipe`], section by section.
 
 use std::fs::File;
 use std::io::Read;
@@ -8,11 +8,14 @@ use std::time::Duration;
 
 use ronchi_pipeline::reduce::{Reduction, VirtualDetector};
 use ronchi_pipeline::{AXIS_MAX, NavShape, Region, ScanOrder, SigShape};
+use toml::Spanned;
 use toml::de::DeTable;
 
 use crate::document::{Document, Section, Value};
 use crate::limits::{LIMITS, RESERVE_RULE, VIRTUAL_MAX, reserve_bytes};
-use crate::plan::{DataPlan, Limits, LinkPlan, LivePlan, MerlinControlPlan, MerlinTrigger, Plan, ScanPlan, SourcePlan};
+use crate::plan::{
+    DataPlan, Limits, LinkPlan, LivePlan, MerlinControlPlan, MerlinTrigger, Plan, Recipe, ScanPlan, SourcePlan,
+};
 use crate::problem::{Error, Problems};
 use crate::value::{
     MERLIN_CONTROL_PORT, check_name, check_result_name, check_virtual, parse_http, parse_live_endpoint, parse_source,
@@ -49,14 +52,9 @@ impl Plan {
     /// ```
     pub fn from_toml(text: &str, file_name: &str, base_dir: &Path) -> Result<Self, Problems> {
         let doc = Document::new(file_name, text);
-        let (tree, errors) = DeTable::parse_recoverable(text);
-        if !errors.is_empty() {
-            for error in errors {
-                let message = format!("not TOML: {}", error.message().replace('\n', ", "));
-                doc.report(error.span().map_or(0, |span| span.start), "", None, message);
-            }
+        let Some(tree) = parse(&doc, text) else {
             return Err(doc.finish().expect_err("at least one error was reported"));
-        }
+        };
         let root = Section::open(&doc, "", tree.get_ref(), 0..0, &SECTIONS);
         let plan = Reader { root, base_dir }.plan();
         for (key, message) in plan.findings() {
@@ -67,19 +65,70 @@ impl Plan {
 
     /// Reads a configuration file; relative paths in it start at its directory.
     pub fn from_file(path: &Path) -> Result<Self, Error> {
-        let unreadable = |source| Error::Read { path: path.to_owned(), source };
-        let mut bytes = Vec::new();
-        let file = File::open(path).map_err(unreadable)?;
-        file.take(FILE_BYTES_MAX + 1).read_to_end(&mut bytes).map_err(unreadable)?;
-        if bytes.len() as u64 > FILE_BYTES_MAX {
-            let found = std::fs::metadata(path).map_or(bytes.len() as u64, |metadata| metadata.len());
-            return Err(Error::TooLong { path: path.to_owned(), bytes: found, max_bytes: FILE_BYTES_MAX });
-        }
-        let text = String::from_utf8(bytes)
-            .map_err(|e| unreadable(std::io::Error::new(std::io::ErrorKind::InvalidData, e.utf8_error())))?;
-        let base_dir = path.parent().unwrap_or(Path::new(""));
+        let (text, base_dir) = read_text(path)?;
         Ok(Self::from_toml(&text, &path.to_string_lossy(), base_dir)?)
     }
+}
+
+impl Recipe {
+    /// Reads what a configuration says of scan and results; sections of a receiver may be there and are not looked at.
+    /// Where it gives no shape of the detector, that is `detector`.
+    ///
+    /// ```
+    /// use ronchi_config::Recipe;
+    /// use ronchi_pipeline::SigShape;
+    /// let text = "[scan]\nshape = [4, 5]\n[[virtual]]\nname = 'bf'\nkind = 'disk'\nradius = 3\n[reduce]\ntotal = false\n";
+    /// let recipe = Recipe::from_toml(text, "bf.toml", "/".as_ref(), SigShape { height: 16, width: 16 })?;
+    /// assert_eq!(recipe.reductions.len(), 2); // `bf`, and the sum of all frames unless it is turned off.
+    /// # Ok::<(), ronchi_config::Problems>(())
+    /// ```
+    pub fn from_toml(text: &str, file_name: &str, base_dir: &Path, detector: SigShape) -> Result<Self, Problems> {
+        let doc = Document::new(file_name, text);
+        let Some(tree) = parse(&doc, text) else {
+            return Err(doc.finish().expect_err("at least one error was reported"));
+        };
+        let root = Section::open(&doc, "", tree.get_ref(), 0..0, &SECTIONS);
+        let reader = Reader { root, base_dir };
+        if let Some(other) = reader.detector().filter(|&other| other != detector) {
+            let (got, want) = ([other.height, other.width], [detector.height, detector.width]);
+            doc.report_checked("detector.shape", format!("{got:?}, but the frames are {want:?}"));
+        }
+        let has_scan = reader.root.get("scan").is_some();
+        let recipe = Self { scan: has_scan.then(|| reader.scan()), reductions: reader.reductions(Some(detector)) };
+        doc.finish().map(|()| recipe)
+    }
+
+    /// As [`Self::from_toml`], from a file; relative paths in it start at its directory.
+    pub fn from_file(path: &Path, detector: SigShape) -> Result<Self, Error> {
+        let (text, base_dir) = read_text(path)?;
+        Ok(Self::from_toml(&text, &path.to_string_lossy(), base_dir, detector)?)
+    }
+}
+
+/// The tree of a text; `None` when it is no TOML, which is reported.
+fn parse<'a>(doc: &Document<'_>, text: &'a str) -> Option<Spanned<DeTable<'a>>> {
+    let (tree, errors) = DeTable::parse_recoverable(text);
+    let is_good = errors.is_empty();
+    for error in errors {
+        let message = format!("not TOML: {}", error.message().replace('\n', ", "));
+        doc.report(error.span().map_or(0, |span| span.start), "", None, message);
+    }
+    is_good.then_some(tree)
+}
+
+/// The text of a configuration file, and the directory where relative paths in it start.
+fn read_text(path: &Path) -> Result<(String, &Path), Error> {
+    let unreadable = |source| Error::Read { path: path.to_owned(), source };
+    let mut bytes = Vec::new();
+    let file = File::open(path).map_err(unreadable)?;
+    file.take(FILE_BYTES_MAX + 1).read_to_end(&mut bytes).map_err(unreadable)?;
+    if bytes.len() as u64 > FILE_BYTES_MAX {
+        let found = std::fs::metadata(path).map_or(bytes.len() as u64, |metadata| metadata.len());
+        return Err(Error::TooLong { path: path.to_owned(), bytes: found, max_bytes: FILE_BYTES_MAX });
+    }
+    let text = String::from_utf8(bytes)
+        .map_err(|e| unreadable(std::io::Error::new(std::io::ErrorKind::InvalidData, e.utf8_error())))?;
+    Ok((text, path.parent().unwrap_or(Path::new(""))))
 }
 
 /// Reads the sections of one document.
@@ -92,6 +141,20 @@ struct Reader<'a> {
 impl Reader<'_> {
     fn plan(&self) -> Plan {
         let detector = self.detector();
+        let (data, reserve_bytes, is_packed) = self.data();
+        Plan {
+            data,
+            links: self.root.sections("link").iter().filter_map(|value| link(value, self.base_dir)).collect(),
+            detector,
+            scan: self.scan(),
+            reductions: self.reductions(detector),
+            live: self.live(),
+            limits: Limits { reserve_bytes, is_packed, ..self.limits() },
+        }
+    }
+
+    /// `[reduce]` and all `[[virtual]]`.
+    fn reductions(&self, detector: Option<SigShape>) -> Vec<Reduction> {
         let mut reductions = self.plain_reductions();
         let mut names = Vec::new();
         let virtuals = self.root.sections("virtual");
@@ -105,16 +168,7 @@ impl Reader<'_> {
         for value in self.root.sections("reduction").iter().take(VIRTUAL_MAX) {
             reductions.extend(reduction(value));
         }
-        let (data, reserve_bytes, is_packed) = self.data();
-        Plan {
-            data,
-            links: self.root.sections("link").iter().filter_map(|value| link(value, self.base_dir)).collect(),
-            detector,
-            scan: self.scan(),
-            reductions,
-            live: self.live(),
-            limits: Limits { reserve_bytes, is_packed, ..self.limits() },
-        }
+        reductions
     }
 
     /// Where data sets go, the free space that is left alone there, in bytes, and whether chunks are compressed.
