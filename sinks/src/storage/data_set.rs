@@ -295,7 +295,15 @@ impl TileFiles {
     }
 }
 
-fn write_result(system: &dyn FileSystem, root: &Path, result: ResultArray) -> Result<(), StorageError> {
+impl ResultArray {
+    /// Where its elements lie, below the directory of all results.
+    pub(super) fn chunk_path(&self, root: &Path) -> PathBuf {
+        root.join(&self.name).join(PlainArray::chunk_path(&vec![0; self.shape.len()]))
+    }
+}
+
+/// Keeps one result below the directory of all results.
+pub(super) fn write_result(system: &dyn FileSystem, root: &Path, result: ResultArray) -> Result<(), StorageError> {
     check_name(&result.name)?;
     let element_bytes = match result.data_type.as_str() {
         "bool" | "int8" | "uint8" => 1,
@@ -310,7 +318,7 @@ fn write_result(system: &dyn FileSystem, root: &Path, result: ResultArray) -> Re
         return Err(StorageError::ResultSize { name: result.name, got_bytes, want_bytes });
     }
     let dir = root.join(&result.name);
-    let chunk = dir.join(PlainArray::chunk_path(&vec![0; result.shape.len()]));
+    let chunk = result.chunk_path(root);
     files::create_dirs(system, chunk.parent().unwrap_or(&dir))?;
     files::replace(system, &chunk, &result.bytes, true)?;
     let array = PlainArray {
