@@ -16,7 +16,7 @@ mod flat;
 mod frames;
 mod mib;
 mod part;
-mod results;
+pub(crate) mod results;
 mod zarr;
 
 use std::fmt;
@@ -32,6 +32,7 @@ use serde::Serialize;
 
 use crate::ls::human_bytes;
 use frames::{Piece, WholeFrames};
+use results::ResultFormat;
 
 /// Options of `ronchi export`.
 #[derive(Debug, Args)]
@@ -87,6 +88,18 @@ enum Format {
     Png,
 }
 
+impl Format {
+    /// The format as one of results, if it is one.
+    fn of_results(self) -> Option<ResultFormat> {
+        match self {
+            Self::Npy => Some(ResultFormat::Npy),
+            Self::Tiff => Some(ResultFormat::Tif),
+            Self::Png => Some(ResultFormat::Png),
+            _ => None,
+        }
+    }
+}
+
 /// Order of frames.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum Order {
@@ -140,6 +153,7 @@ impl ExportArgs {
         })?;
         ensure!(!to.exists(), "{} exists already", to.display());
         if let Some(name) = &self.result {
+            let format = format.of_results().context("a result is exported as npy, tiff or png")?;
             results::export(&self.dataset, name, to, format)?;
             return Ok(ExitCode::SUCCESS);
         }

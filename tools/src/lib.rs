@@ -1,6 +1,7 @@
 //! The `ronchi` program as a library: wiring, commands and detector simulators, for the binary, tests and benchmarks.
 
 mod acquisitions;
+mod asked;
 mod catch_up;
 pub mod demo;
 mod descriptors;
@@ -17,6 +18,7 @@ pub mod record;
 mod recorded;
 mod reducers;
 pub mod repair;
+pub mod reprocess;
 pub mod serve;
 pub mod simulate;
 mod stop;
@@ -30,7 +32,7 @@ use ronchi_sinks::storage::StorageError;
 /// Exit code of a command that could not do its work: 3 when another data set or writer has the place, else 2.
 pub fn exit_code(error: &anyhow::Error) -> std::process::ExitCode {
     let is_taken = error.chain().any(|cause| {
-        matches!(cause.downcast_ref(), Some(StorageError::Exists { .. }))
+        matches!(cause.downcast_ref(), Some(StorageError::Exists { .. } | StorageError::InUse { .. }))
             || matches!(cause.downcast_ref(), Some(ReceiveError::Refused(refused)) if refused.is_taken)
     });
     std::process::ExitCode::from(if is_taken { 3 } else { 2 })

@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser, Subcommand};
-use ronchi::{demo, export, ls, record, repair, serve, simulate, verify, watch};
+use ronchi::{demo, export, ls, record, repair, reprocess, serve, simulate, verify, watch};
 
 /// Catch, record and reduce 4D-STEM frames as they arrive.
 #[derive(Debug, Parser)]
@@ -31,6 +31,8 @@ enum Command {
     Repair(repair::RepairArgs),
     /// Write one file in another format: HDF5, EMD, Zarr, NumPy, raw, MIB; results as npy, TIFF, PNG
     Export(export::ExportArgs),
+    /// Compute results again, or other ones, from recorded frames
+    Reprocess(Box<reprocess::ReprocessArgs>),
     /// Pretend to be a detector
     Simulate(simulate::SimulateArgs),
     /// Check a configuration file without starting anything
@@ -53,6 +55,7 @@ fn main() -> ExitCode {
         Command::Verify(args) => args.run(),
         Command::Repair(args) => args.run(),
         Command::Export(args) => args.run(),
+        Command::Reprocess(args) => args.run(),
         Command::Simulate(args) => args.run().map(|()| ExitCode::SUCCESS),
         Command::CheckConfig(args) => args.run(),
         Command::Completions { shell } => {

@@ -127,6 +127,21 @@ impl Images {
         self.images.put(derived);
     }
 
+    /// Names of all results, in the order of the reductions.
+    pub(crate) fn names(&self) -> impl Iterator<Item = &str> {
+        self.images.images().map(|image| image.name())
+    }
+
+    /// Scan positions, or frames of the line, of which all tiles are in.
+    pub(crate) fn complete_count(&self) -> u64 {
+        self.images.complete_count()
+    }
+
+    /// Computes what needs whole images now.
+    pub(crate) fn derive_all(&mut self) {
+        self.images.derive_all();
+    }
+
     /// Every result with exact numbers, and which scan positions are measured.
     pub(crate) fn stored(&self) -> Vec<ResultArray> {
         let valid = ResultArray {

@@ -8,11 +8,10 @@ use anyhow::{Context, Result, bail};
 use clap::Args;
 use ronchi_config::{
     DataPlan, Limits, LinkPlan, LivePlan, MerlinControlPlan, MerlinTrigger, Plan, ScanPlan, SourcePlan, ValueError,
-    parse_reserve, parse_scan, parse_source, parse_virtual,
+    parse_reserve, parse_source,
 };
-use ronchi_pipeline::reduce::Reduction;
-use ronchi_pipeline::{NavShape, ScanOrder};
 
+use crate::asked::{ReductionArgs, ScanArgs};
 use crate::live_ports::{LiveArgs, Wanted};
 use crate::receiver::{Options, Receiver};
 use crate::{progress, stop};
@@ -30,34 +29,10 @@ pub struct RecordArgs {
     /// Receive and reduce without writing frames
     #[arg(long)]
     no_record: bool,
-    /// Scan shape, rows x positions per row; default is what the detector says
-    #[arg(long, value_name = "NYxNX", value_parser = scan)]
-    scan: Option<NavShape>,
-    /// Odd scan rows run from right to left
-    #[arg(long)]
-    serpentine: bool,
-    /// Frames after each row that belong to no position
-    #[arg(long, default_value_t = 0)]
-    flyback: u32,
-    /// Skip so many frames at the start (positive), or leave so many positions empty (negative)
-    #[arg(long, default_value_t = 0, allow_hyphen_values = true)]
-    sync_offset: i64,
-    /// Virtual detector, repeatable: NAME=disk:CY,CX,R | ring:CY,CX,RI,RO | rect:Y0,X0,Y1,X1 | sector:CY,CX,RI,RO,A0,A1 |
-    /// polygon:Y,X;Y,X;... | npy:FILE (pixels, degrees)
-    #[arg(long = "virtual", value_name = "NAME=KIND:...", value_parser = virtual_detector)]
-    virtuals: Vec<Reduction>,
-    /// Total counts per frame
-    #[arg(long)]
-    total: bool,
-    /// Centre of mass per frame
-    #[arg(long)]
-    com: bool,
-    /// Sum of all frames
-    #[arg(long)]
-    sum: bool,
-    /// Maximum over all frames
-    #[arg(long)]
-    max: bool,
+    #[command(flatten)]
+    scan: ScanArgs,
+    #[command(flatten)]
+    reductions: ReductionArgs,
     /// Stop after so many series
     #[arg(long, value_name = "N", default_value_t = 1)]
     series: u64,
@@ -132,16 +107,8 @@ fn source(text: &str) -> Result<SourcePlan, ValueError> {
     parse_source(text)
 }
 
-fn scan(text: &str) -> Result<NavShape, ValueError> {
-    parse_scan(text)
-}
-
 fn reserve(text: &str) -> Result<u64, ValueError> {
     parse_reserve(text)
-}
-
-fn virtual_detector(text: &str) -> Result<Reduction, ValueError> {
-    parse_virtual(text)
 }
 
 impl RecordArgs {
@@ -169,27 +136,14 @@ impl RecordArgs {
 
     fn plan(self, live: &Wanted) -> Result<Plan> {
         let data = self.data()?;
-        let scan = ScanPlan {
-            shape: self.scan,
-            order: if self.serpentine { ScanOrder::Serpentine } else { ScanOrder::Raster },
-            flyback: self.flyback,
-            sync_offset: self.sync_offset,
-        };
+        let scan = self.scan.plan();
         let source = self.arm.apply(self.source, &scan)?;
-        let mut reductions = self.virtuals;
-        let whole = [
-            (self.total, Reduction::total()),
-            (self.com, Reduction::centre_of_mass()),
-            (self.sum, Reduction::sum()),
-            (self.max, Reduction::max()),
-        ];
-        reductions.extend(whole.into_iter().filter_map(|(wanted, reduction)| wanted.then_some(reduction)));
         let plan = Plan {
             data,
             links: vec![LinkPlan { source, region: None }],
             detector: None,
             scan,
-            reductions,
+            reductions: self.reductions.reductions(),
             live: LivePlan { zmq: live.zmq.clone(), http: live.http, ..LivePlan::default() },
             limits: Limits {
                 silence: Duration::from_secs(self.silence),

@@ -1,24 +1,48 @@
-//! Results as files: `.npy`, TIFF for ImageJ, PNG for eyes.
+//! Results as files: `.npy`, TIFF for ImageJ, PNG for eyes; stored ones, and those that `reprocess` has just made.
 
 use std::fs;
 use std::io::Cursor;
 use std::path::Path;
 
 use anyhow::{Context, Result, bail, ensure};
+use clap::ValueEnum;
 use ronchi_pipeline::format::npy;
+use ronchi_sinks::storage::ResultArray;
 use serde_json::Value;
 use tiff::encoder::{TiffEncoder, colortype};
 use tiff::tags::Tag;
 
-use super::Format;
 use super::part::PartFile;
 
 /// Largest result that is read, in bytes.
 const BYTES_MAX: u64 = 4 << 30;
 const METADATA_BYTES_MAX: u64 = 1 << 20;
 
+/// Format of a file that holds one result.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum ResultFormat {
+    /// NumPy array, any shape.
+    Npy,
+    /// TIFF of 32 or 64 bit, one page per component, for ImageJ.
+    #[value(alias = "tiff")]
+    Tif,
+    /// Grey from minimum to maximum.
+    Png,
+}
+
+impl ResultFormat {
+    /// What names of such files end in.
+    pub(crate) fn extension(self) -> &'static str {
+        match self {
+            Self::Npy => "npy",
+            Self::Tif => "tif",
+            Self::Png => "png",
+        }
+    }
+}
+
 /// A result as stored: little-endian, C order.
-struct Stored {
+pub(crate) struct Stored {
     name: String,
     shape: Vec<usize>,
     data_type: String,
@@ -27,20 +51,44 @@ struct Stored {
 }
 
 /// Exports one result of a data set.
-pub(super) fn export(dataset: &Path, name: &str, to: &Path, format: Format) -> Result<()> {
-    let stored = Stored::read(dataset, name)?;
-    let bytes = match format {
-        Format::Npy => npy::write(stored.numpy()?, &stored.shape, &stored.bytes),
-        Format::Tiff => stored.tiff()?,
-        Format::Png => stored.png()?,
-        _ => bail!("a result is exported as npy, tiff or png"),
-    };
-    let file = PartFile::create(to, 0)?;
-    file.write(0, &bytes)?;
-    file.finish()
+pub(super) fn export(dataset: &Path, name: &str, to: &Path, format: ResultFormat) -> Result<()> {
+    Stored::read(dataset, name)?.write(to, format)
+}
+
+impl From<ResultArray> for Stored {
+    fn from(array: ResultArray) -> Self {
+        Self {
+            name: array.name,
+            shape: array.shape.iter().map(|&extent| extent as usize).collect(),
+            data_type: array.data_type,
+            unit: array.attributes["unit"].as_str().unwrap_or_default().to_owned(),
+            bytes: array.bytes,
+        }
+    }
 }
 
 impl Stored {
+    /// Writes it as a new file. Errors: it is there already, the format cannot hold it, the disk refuses.
+    pub(crate) fn write(&self, to: &Path, format: ResultFormat) -> Result<()> {
+        let bytes = match format {
+            ResultFormat::Npy => npy::write(self.numpy()?, &self.shape, &self.bytes),
+            ResultFormat::Tif => self.tiff()?,
+            ResultFormat::Png => self.png()?,
+        };
+        let file = PartFile::create(to, 0)?;
+        file.write(0, &bytes)?;
+        file.finish()
+    }
+
+    /// Whether files of this format can hold it.
+    pub(crate) fn fits(&self, format: ResultFormat) -> bool {
+        match format {
+            ResultFormat::Npy => true,
+            ResultFormat::Tif => self.planes().is_ok(),
+            ResultFormat::Png => self.planes().is_ok_and(|(.., components)| components == 1),
+        }
+    }
+
     fn read(dataset: &Path, name: &str) -> Result<Self> {
         let names = names(dataset);
         if !names.iter().any(|known| known == name) {

@@ -3,6 +3,7 @@
 mod data_sets;
 mod full_disk;
 mod replay;
+mod reprocess;
 mod simulate;
 mod system;
 mod tidy;

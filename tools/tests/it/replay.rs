@@ -16,7 +16,7 @@ use ronchi_sinks::storage::{Condition, Depth, Reader, look_at, verify};
 
 use super::system::{merlin, plan, record, simulation};
 
-fn replay(path: &Path, tile: Option<u32>) -> LinkPlan {
+pub(super) fn replay(path: &Path, tile: Option<u32>) -> LinkPlan {
     LinkPlan { source: SourcePlan::Replay { path: path.to_owned(), interval: None, tile }, region: None }
 }
 
