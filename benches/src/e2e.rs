@@ -37,16 +37,18 @@ enum Case {
     Receive,
     Record,
     Reduce,
+    Everything,
 }
 
 impl Case {
-    const ALL: [Self; 3] = [Self::Receive, Self::Record, Self::Reduce];
+    const ALL: [Self; 4] = [Self::Receive, Self::Record, Self::Reduce, Self::Everything];
 
     fn name(self) -> &'static str {
         match self {
             Self::Receive => "receive",
             Self::Record => "receive+record",
             Self::Reduce => "receive+record+4 virtual+com+sum",
+            Self::Everything => "receive+record+16 virtual+com+radial+sum+max+min+std",
         }
     }
 
@@ -63,18 +65,28 @@ impl Case {
         if self == Self::Receive {
             all.push("--no-record".into());
         }
-        if self == Self::Reduce {
-            let centre = stream.detector / 2;
-            for (index, (inner, outer)) in [(0.0, 0.25), (0.25, 0.5), (0.5, 0.75), (0.75, 1.0)].into_iter().enumerate()
-            {
-                let radius = f64::from(centre);
-                let ring = format!("v{index}=ring:{centre},{centre},{},{}", inner * radius, outer * radius);
-                all.extend(["--virtual".into(), ring]);
+        all.extend(match self {
+            Self::Receive | Self::Record => vec![],
+            Self::Reduce => [rings(stream.detector, 4), words(&["--com", "--sum"])].concat(),
+            Self::Everything => {
+                let statistics = ["--com", "--sum", "--max", "--reduce", "min", "--reduce", "std"];
+                [rings(stream.detector, 16), words(&statistics), words(&["--reduce", "radial:bins=64"])].concat()
             }
-            all.extend(["--com".into(), "--sum".into()]);
-        }
+        });
         all
     }
+}
+
+/// So many adjacent rings from the middle of a square detector to its edge.
+fn rings(detector: u32, count: u32) -> Vec<String> {
+    let centre = detector / 2;
+    let radius = |ring: u32| f64::from(centre) * f64::from(ring) / f64::from(count);
+    let ring = |ring: u32| format!("v{ring}=ring:{centre},{centre},{},{}", radius(ring), radius(ring + 1));
+    (0..count).flat_map(|number| ["--virtual".into(), ring(number)]).collect()
+}
+
+fn words(words: &[&str]) -> Vec<String> {
+    words.iter().map(|&word| word.into()).collect()
 }
 
 impl E2e {
@@ -97,7 +109,7 @@ impl E2e {
         let simulator = Simulator::start(stream)?;
         let mut loopback = Vec::new();
         let mut disk = Vec::new();
-        let mut ours: [Vec<Value>; 3] = Default::default();
+        let mut ours: [Vec<Value>; Case::ALL.len()] = Default::default();
         for _ in 0..self.runs {
             loopback.push(limits::loopback(&simulator, stream.payload_bytes())?);
             disk.push(limits::disk(scratch, stream.payload_bytes(), BLOCK_BYTES, WRITE_DEPTH)?);
@@ -128,6 +140,7 @@ fn report(stream: &Stream, case: Case, values: &[Value], rates: &[f64], of: f64,
         "limits_gb_per_s": { "loopback": gb(limits[0]), "disk": gb(limits[1]), "memory_read": gb(limits[2]) },
         "cpu_s_per_gb": (median_of("cpu_s_per_gb") * 1000.0).round() / 1000.0,
         "live_skipped_share": (median_of("live_skipped_share") * 1000.0).round() / 1000.0,
+        "backfilled_share": (median_of("backfilled_share") * 1000.0).round() / 1000.0,
         "finish_s": median_of("finish_s"),
         "gaps": values.iter().filter_map(|v| v["gaps"].as_u64()).sum::<u64>(),
         "resident_max_mib": values.iter().filter_map(|v| v["resident_max_bytes"].as_u64()).max().unwrap_or(0) >> 20,
@@ -151,6 +164,7 @@ fn run_case(case: Case, stream: &Stream, simulator: &Simulator, scratch: &Path) 
         "cpu_s_per_gb": number("/cpu_s")? / gigabytes,
         "gaps": number("/frames/missing")? as u64,
         "live_skipped_share": number("/frames/live_skipped")? / frames,
+        "backfilled_share": number("/frames/backfilled")? / frames,
         "finish_s": number("/finish_s")?,
         "resident_max_bytes": number("/memory/resident_max_bytes")? as u64,
         "ceiling_bytes": number("/memory/ceiling_bytes")? as u64,
