@@ -10,7 +10,7 @@
 //! - I3: pixels whose checksum does not match are never exported: the export stops, or they count as not there.
 //!
 //! # Limits
-//! One chunk per tile, and one chunk of whole frames, in memory.
+//! The memory of `Runs` per tile, and one chunk of whole frames.
 
 mod flat;
 mod frames;
@@ -261,7 +261,7 @@ fn open(
     Ok((target, shape))
 }
 
-fn copy(mut frames: WholeFrames<'_>, mut target: Box<dyn Target>, summary: &mut Summary, is_shown: bool) -> Result<()> {
+fn copy(mut frames: WholeFrames, mut target: Box<dyn Target>, summary: &mut Summary, is_shown: bool) -> Result<()> {
     let begin = Instant::now();
     let bar = crate::progress::of_bytes("export", is_shown && std::io::stderr().is_terminal());
     bar.set_length(summary.frames * frames.frame_bytes());

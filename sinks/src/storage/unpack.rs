@@ -15,14 +15,16 @@ use std::os::unix::fs::FileExt as _;
 use std::path::Path;
 use std::time::Duration;
 
-use ronchi_pipeline::format::{FormatError, FramesArray, PackedChunk, PackedPage0, blosc};
-use ronchi_pipeline::{FrameIndex, SECTOR_BYTES, crc32c};
+use ronchi_pipeline::format::{ChunkRecord, FormatError, FramesArray, PackedChunk, PackedPage0, blosc};
+use ronchi_pipeline::{DATA_OFFSET, FrameIndex, SECTOR_BYTES, crc32c};
 
 use super::error::{Context as _, StorageError};
 
 /// Times something is read again that does not hold together, and the time in between (I2).
 const READS_MAX: u32 = 20;
 const PAUSE: Duration = Duration::from_millis(2);
+/// Bytes of a compressed chunk that tell its length.
+const HEADER_BYTES: usize = 16;
 
 /// Memory that is reused from chunk to chunk.
 #[derive(Debug, Default)]
@@ -110,6 +112,30 @@ impl Unpacker {
         })?
         .map_err(|source| StorageError::Format { path: path.to_owned(), source })
     }
+}
+
+/// The place that a record of the log names; its length is in the chunk itself.
+pub(super) fn logged_place(file: &File, record: &ChunkRecord) -> Option<PackedChunk> {
+    let offset = u64::from(record.sector) * SECTOR_BYTES as u64;
+    let mut header = [0; HEADER_BYTES];
+    file.read_exact_at(&mut header, offset).ok()?;
+    let stored_bytes = u64::from(blosc::stored_bytes(&header)?);
+    (offset >= DATA_OFFSET && stored_bytes > 0).then_some(PackedChunk { offset, stored_bytes, crc32c: record.crc32c })
+}
+
+/// The newest version of a chunk in the log that is as it was written, with the number of its frames. Versions that cannot
+/// expand to `chunk_bytes` are passed over.
+pub(super) fn newest_logged(
+    file: &File,
+    records: &[ChunkRecord],
+    chunk_bytes: u64,
+    unpacker: &mut Unpacker,
+) -> Option<(PackedChunk, u32)> {
+    let most = blosc::bytes_max(chunk_bytes as usize, blosc::BLOCK_BYTES_MIN) as u64;
+    records.iter().rev().find_map(|record| {
+        let place = logged_place(file, record).filter(|place| place.stored_bytes <= most)?;
+        (unpacker.load(file, &place).ok()? == place.crc32c).then_some((place, record.frames))
+    })
 }
 
 /// Page 0 of a packed segment with frames of `frame_bytes`.

@@ -1,12 +1,10 @@
 //! Whole frames in order, put together from tiles, each chunk compared with its checksum.
 
 use std::ops::Range;
-use std::path::PathBuf;
 
-use anyhow::{Context, Result, bail, ensure};
-use ronchi_pipeline::format::Page0;
-use ronchi_pipeline::{FrameFlag, Region, SECTOR_BYTES, SigShape, crc32c};
-use ronchi_sinks::storage::{Description, Reader, ReaderTile};
+use anyhow::{Context as _, Result, ensure};
+use ronchi_pipeline::{FrameFlag, Region, SigShape};
+use ronchi_sinks::storage::{Description, ReadPlan, Reader, Runs};
 
 /// Largest chunk that is read: the largest block a receiver can be configured for.
 const CHUNK_BYTES_MAX: u64 = 256 << 20;
@@ -32,8 +30,7 @@ pub(super) struct Counts {
 }
 
 /// All frames of a data set.
-pub(super) struct WholeFrames<'a> {
-    reader: &'a Reader,
+pub(super) struct WholeFrames {
     tiles: Vec<Cursor>,
     detector: SigShape,
     pixel_bytes: usize,
@@ -47,51 +44,36 @@ pub(super) struct WholeFrames<'a> {
     counts: Counts,
 }
 
-/// One chunk of one tile.
+/// The current run of one tile.
 struct Cursor {
-    tile: ReaderTile,
-    /// Directory of the tile's array.
-    array: PathBuf,
-    /// Segment whose page 0 is held; `None` in it when there is no such file.
-    page: Option<(u64, Option<Page0>)>,
+    region: Region,
+    runs: Runs,
     frames: Range<u64>,
-    pixels: Vec<u8>,
-    flags: Vec<u8>,
     is_verified: bool,
 }
 
-impl<'a> WholeFrames<'a> {
+impl WholeFrames {
     /// Frames from the first on. `keep_going`: damaged frames count as not there instead of being an error.
-    pub(super) fn new(reader: &'a Reader, about: &Description, keep_going: bool) -> Result<Self> {
-        let detector = about.detector();
+    pub(super) fn new(reader: &Reader, about: &Description, keep_going: bool) -> Result<Self> {
+        let (detector, end) = (about.detector(), about.frame_count());
         let mut tiles = Vec::new();
-        let promised = &reader.manifest().detector.tiles;
         for tile in reader.tiles() {
             let layout = tile.array.layout;
             ensure!(layout.chunk_bytes() <= CHUNK_BYTES_MAX, "chunks of {} bytes are too large", layout.chunk_bytes());
             ensure!(tile.array.pixel == about.pixel(), "tile {} has other pixels than the manifest says", tile.id);
             let is_right = tile.region.fits(detector) && tile.array.shape == shape(tile.region);
             ensure!(is_right, "tile {} is not a part of the detector", tile.id);
-            let array = if promised.len() <= 1 { PathBuf::from("frames") } else { format!("tiles/{}", tile.id).into() };
-            tiles.push(Cursor {
-                tile: tile.clone(),
-                array: reader.path().join(array),
-                page: None,
-                frames: 0..0,
-                pixels: Vec::new(),
-                flags: Vec::new(),
-                is_verified: false,
-            });
+            let runs = reader.runs(tile.id, 0..end, &ReadPlan::default())?;
+            tiles.push(Cursor { region: tile.region, runs, frames: 0..0, is_verified: false });
         }
         Ok(Self {
-            reader,
-            is_partial: tiles.len() < promised.len(),
+            is_partial: tiles.len() < reader.manifest().detector.tiles.len(),
             tiles,
             detector,
             pixel_bytes: about.pixel().bytes(),
             keep_going,
             next: 0,
-            end: about.frame_count(),
+            end,
             pixels: Vec::new(),
             flags: Vec::new(),
             counts: Counts::default(),
@@ -119,7 +101,7 @@ impl<'a> WholeFrames<'a> {
         let mut end = self.end.min(first + most);
         for cursor in &mut self.tiles {
             if cursor.frames.end <= first {
-                cursor.load(self.reader, first, self.end, self.keep_going)?;
+                cursor.advance(self.keep_going)?;
             }
             end = end.min(cursor.frames.end);
         }
@@ -130,11 +112,14 @@ impl<'a> WholeFrames<'a> {
         self.pixels.resize(count * self.frame_bytes() as usize, 0);
         for cursor in &self.tiles {
             let at = (first - cursor.frames.start) as usize;
-            for (flag, &tile) in self.flags.iter_mut().zip(&cursor.flags[at..]) {
-                *flag = (*flag).max(tile);
+            let Some(run) = cursor.runs.current_run() else { continue }; // `advance` has seen to it.
+            for (flag, &tile) in self.flags.iter_mut().zip(&run.flags[at..]) {
+                *flag = (*flag).max(tile as u8);
             }
-            let place = Place { detector: self.detector, region: cursor.tile.region, pixel_bytes: self.pixel_bytes };
-            place.copy(&cursor.pixels[at * place.tile_bytes()..], &mut self.pixels);
+            let place = Place { detector: self.detector, region: cursor.region, pixel_bytes: self.pixel_bytes };
+            if !run.bytes.is_empty() {
+                place.copy(&run.bytes[at * place.tile_bytes()..], &mut self.pixels);
+            }
         }
         self.settle(first..end);
         self.next = end;
@@ -164,67 +149,18 @@ impl<'a> WholeFrames<'a> {
 }
 
 impl Cursor {
-    /// Reads the rest of the chunk that holds `first`.
-    fn load(&mut self, reader: &Reader, first: u64, end: u64, keep_going: bool) -> Result<()> {
-        let layout = self.tile.array.layout;
-        let end = layout.chunk_end(first).min(end);
-        reader.read_frames(self.tile.id, first..end, &mut self.pixels)?;
-        self.flags = reader.flags(self.tile.id, first..end)?;
-        self.frames = first..end;
-        if self.tile.array.is_packed {
-            self.is_verified = true; // Compressed chunks are compared with their checksums as they are read.
-            return Ok(());
+    /// Goes on to the next run. Errors: frames that should be there are not, unless `keep_going`.
+    fn advance(&mut self, keep_going: bool) -> Result<()> {
+        let at = self.runs.position();
+        let run = self.runs.next_run()?;
+        let run = run.with_context(|| format!("the frames end before frame {at}"))?;
+        if let Some(error) = run.error
+            && !keep_going
+        {
+            return Err(error).context("damaged frames; --keep-going leaves them out");
         }
-        let sum = self.checksum(first)?;
-        let chunk_start = layout.chunk_end(first) - u64::from(layout.frames_per_chunk);
-        let is_whole = first == chunk_start;
-        self.is_verified = sum.is_some() && is_whole;
-        let Some(sum) = sum.filter(|_| is_whole) else { return Ok(()) };
-        // The places of a chunk behind the last frame are zeros.
-        let rest = layout.chunk_bytes() as usize - self.pixels.len();
-        let mut found = crc32c(&self.pixels);
-        if rest > 0 {
-            let mut whole = self.pixels.clone();
-            whole.resize(layout.chunk_bytes() as usize, 0);
-            found = crc32c(&whole);
-        }
-        if found == sum {
-            return Ok(());
-        }
-        let (segment, id) = (layout.segment_of(first), self.tile.id);
-        if !keep_going {
-            bail!(
-                "frames {first} to {end} of tile {id} (segment {segment}) are damaged: their checksum is {found:08x}, not {sum:08x}"
-            );
-        }
-        self.is_verified = false;
-        self.flags
-            .iter_mut()
-            .filter(|flag| **flag == FrameFlag::Ok as u8)
-            .for_each(|flag| *flag = FrameFlag::Corrupt as u8);
+        (self.frames, self.is_verified) = (run.frames, run.is_verified);
         Ok(())
-    }
-
-    /// The checksum of the chunk that holds a frame, where it is known.
-    fn checksum(&mut self, frame: u64) -> Result<Option<u32>> {
-        let layout = self.tile.array.layout;
-        let segment = layout.segment_of(frame);
-        if self.page.as_ref().is_none_or(|(held, _)| *held != segment) {
-            let path = self.array.join(format!("c/{segment}/0/0"));
-            let what = || format!("cannot read {}", path.display());
-            let page = if path.exists() {
-                let mut bytes = vec![0; SECTOR_BYTES];
-                let file = std::fs::File::open(&path).with_context(what)?;
-                std::os::unix::fs::FileExt::read_exact_at(&file, &mut bytes, 0).with_context(what)?;
-                Some(Page0::decode(&bytes, layout.frame_bytes).with_context(what)?)
-            } else {
-                None
-            };
-            self.page = Some((segment, page));
-        }
-        let page = self.page.as_ref().and_then(|(_, page)| page.as_ref());
-        let chunk = frame % layout.frames_per_segment() / u64::from(layout.frames_per_chunk);
-        Ok(page.and_then(|page| page.chunks.get(chunk as usize).copied().flatten()).filter(|&sum| sum != 0))
     }
 }
 

@@ -14,8 +14,9 @@ use std::time::Duration;
 use ronchi_pipeline::format::{PackedChunk, PackedPage0, Page0, TileGaps};
 use ronchi_pipeline::{FrameFlag, FrameIndex, GapReason, Gaps, SECTOR_BYTES};
 
-use super::ReaderTile;
+use super::{Condition, ReaderTile};
 use crate::storage::chunk_log::ChunkLog;
+use crate::storage::unpack::{Unpacker, newest_logged};
 
 /// Page 0 of a growing segment is replaced in place: so often it is read again when it does not hold together.
 const PAGE_READS_MAX: u32 = 20;
@@ -44,15 +45,16 @@ pub(super) struct Entries {
 }
 
 impl Entries {
-    /// Reads page 0; `log` is asked where that says nothing. `is_growing`: somebody writes the data set.
+    /// Reads page 0; `log` is asked where that says nothing, or is not to be had.
     pub(super) fn read(
         file: &File,
         (tile, uuid, number): (&ReaderTile, &str, u64),
-        is_growing: bool,
-        log: impl FnOnce() -> Option<ChunkLog>,
+        condition: Condition,
+        log: impl Fn() -> Option<ChunkLog>,
     ) -> Self {
+        let is_growing = condition == Condition::Running;
         let (page, places) = read_page(file, tile, uuid, number, is_growing).unzip();
-        let places = places.unwrap_or_default();
+        let mut places = places.unwrap_or_default();
         let n = u64::from(tile.array.layout.chunks_per_segment);
         let is_sealed = page.as_ref().is_some_and(|page| page.trailer.is_sealed);
         let mut chunks: Vec<Entry> = match &page {
@@ -76,6 +78,28 @@ impl Entries {
                     }
                     (Entry::Absent, Some(_)) => Entry::Unknown,
                     (entry, _) => entry,
+                };
+            }
+        }
+        if page.is_none()
+            && tile.array.is_packed
+            && let Some(log) = log()
+        {
+            // The log names every version that page 0 ever named. Of a finished data set the last one counts; else the newest
+            // that is whole, as rows of the frame table are written after it.
+            let (layout, mut unpacker) = (tile.array.layout, Unpacker::default());
+            places = vec![None; n as usize];
+            for (number_of_chunk, (entry, place)) in (0..).zip(chunks.iter_mut().zip(&mut places)) {
+                let records = log.versions(number, number_of_chunk);
+                let from = if condition.is_finished() { records.len().saturating_sub(1) } else { 0 };
+                let newest = newest_logged(file, &records[from..], layout.chunk_bytes(), &mut unpacker);
+                *place = newest.map(|(place, _)| place);
+                *entry = match newest {
+                    Some((place, frames)) => {
+                        Entry::Known { crc32c: place.crc32c, is_complete: frames == layout.frames_per_chunk }
+                    }
+                    None if records.is_empty() => Entry::Absent,
+                    None => Entry::Unknown,
                 };
             }
         }

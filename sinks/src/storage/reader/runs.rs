@@ -391,9 +391,8 @@ impl Source {
                 entries: Entries { chunks: Vec::new(), places: Vec::new(), is_final: false },
             };
         };
-        let is_growing = self.condition == Condition::Running;
         let log = || ChunkLog::read(&self.tile, &self.tile.base_dir().join("chunks.log")).ok();
-        let entries = Entries::read(&pages, (&self.tile, &self.uuid, number), is_growing, log);
+        let entries = Entries::read(&pages, (&self.tile, &self.uuid, number), self.condition, log);
         let bytes = self.tile.array.layout.segment_bytes();
         let map = (access == Access::Mapped && entries.is_final).then(|| Map::of_final(&pages, bytes).ok()).flatten();
         let pixels = match map {

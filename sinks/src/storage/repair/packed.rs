@@ -4,21 +4,17 @@
 //! A version is proved by the checksum of its bytes as stored. Frames that are not in it are zeros; nothing is zeroed, and
 //! no chunk is compressed again. Versions are never overwritten, so an older one is there when the newest is torn.
 
-use std::fs::File;
-
-use ronchi_pipeline::format::{ChunkRecord, PackedChunk, PackedPage0, Page0, blosc};
+use ronchi_pipeline::format::{PackedChunk, PackedPage0, Page0, blosc};
 use ronchi_pipeline::{CrcJoin, SECTOR_BYTES, crc32c};
 
 use super::Job;
 use super::rows::Row;
-use super::segment::{Segment, is_zero, read_at};
+use super::segment::{Segment, is_zero};
 use super::tile::TileRepair;
 use crate::storage::error::{Context as _, StorageError};
-use crate::storage::unpack::Unpacker;
+use crate::storage::unpack::{Unpacker, logged_place};
 
 const SECTOR: u64 = SECTOR_BYTES as u64;
-/// Bytes of a compressed chunk that tell its length.
-const HEADER_BYTES: usize = 16;
 
 /// Where the chunks of a packed segment lie.
 pub(super) struct Places {
@@ -63,7 +59,8 @@ impl Job<'_> {
             segment.pixels.fill(0);
         }
         let k = u64::from(layout.frames_per_chunk);
-        let is_full = version.is_some_and(|(_, frames)| frames == Some(layout.frames_per_chunk));
+        let is_full = version.is_some_and(|version| version.frames == Some(layout.frames_per_chunk));
+        let is_latest = version.is_some_and(|version| version.is_latest);
         let checksums: Vec<u32> = segment.pixels.chunks_exact(layout.frame_bytes as usize).map(crc32c).collect();
         let zeros = CrcJoin::new(layout.frame_bytes).zeros();
         let first = segment.number * layout.frames_per_segment() + u64::from(chunk) * k;
@@ -73,8 +70,9 @@ impl Job<'_> {
             let has_checksums = tile.table.has_checksums(self, frame)?;
             let is_ours = version.is_some() && tile.announced.is_none_or(|count| frame < count);
             let is_written = is_full || !is_zero(&segment.pixels, place, layout.frame_bytes);
-            // A dark frame is zeros as well: its row says that it is one, and not one of an older version.
-            let is_dark = |row: Row| row.is_ok() && (!has_checksums || row.crc32c == zeros);
+            // A dark frame is zeros as well: its row says that it is one, and not one of a version that is lost. Where rows
+            // have no checksums, that is sure of the latest version only: rows are written after it.
+            let is_dark = |row: Row| row.is_ok() && if has_checksums { row.crc32c == zeros } else { is_latest };
             let is_there = is_ours
                 && match row {
                     Some(row) if row.is_ok() => is_written || is_dark(row),
@@ -94,7 +92,7 @@ impl Job<'_> {
         segment.counts[chunk as usize] = count;
         segment.present += u64::from(count);
         if let Some(places) = &mut segment.packed {
-            places.kept[chunk as usize] = version.map(|(place, _)| place).filter(|_| count > 0);
+            places.kept[chunk as usize] = version.map(|version| version.place).filter(|_| count > 0);
         }
         Ok(())
     }
@@ -117,26 +115,34 @@ impl Job<'_> {
 }
 
 impl TileRepair {
-    /// The newest version of a chunk whose bytes are what was written, decoded into `segment.pixels`, with the number of
-    /// its frames where the log has it.
-    fn newest(&self, segment: &mut Segment, chunk: u32) -> Option<(PackedChunk, Option<u32>)> {
+    /// The newest version of a chunk whose bytes are what was written, decoded into `segment.pixels`.
+    fn newest(&self, segment: &mut Segment, chunk: u32) -> Option<Version> {
         let places = segment.packed.as_mut()?;
-        let logged = self.log.versions(segment.number, chunk).iter().rev();
+        let logged = self.log.versions(segment.number, chunk).iter();
         let logged = logged.filter_map(|record| Some((logged_place(&segment.file, record)?, Some(record.frames))));
-        let named = places.found.as_ref().and_then(|found| found[chunk as usize]).map(|place| (place, None));
+        let mut versions: Vec<(PackedChunk, Option<u32>)> = logged.collect();
+        // Page 0 may name a version whose record was lost.
+        let named = places.found.as_ref().and_then(|found| found[chunk as usize]);
+        versions
+            .extend(named.filter(|named| versions.iter().all(|(place, _)| place != named)).map(|place| (place, None)));
+        versions.sort_by_key(|(place, _)| std::cmp::Reverse(place.offset)); // Each lies behind those before it.
         let most = blosc::bytes_max(segment.pixels.len(), blosc::BLOCK_BYTES_MIN) as u64;
-        logged.chain(named).filter(|(place, _)| place.stored_bytes <= most).find(|(place, _)| {
-            places.unpacker.load(&segment.file, place).is_ok_and(|found| found == place.crc32c)
+        let age = versions.iter().position(|(place, _)| {
+            place.stored_bytes <= most
+                && places.unpacker.load(&segment.file, place).is_ok_and(|found| found == place.crc32c)
                 && places.unpacker.decode(&mut segment.pixels).is_ok()
-        })
+        })?;
+        let (place, frames) = versions[age];
+        Some(Version { place, frames, is_latest: age == 0 })
     }
 }
 
-/// The place that a record names; its length is in the chunk itself.
-fn logged_place(file: &File, record: &ChunkRecord) -> Option<PackedChunk> {
-    let offset = u64::from(record.sector) * SECTOR;
-    let mut header = [0; HEADER_BYTES];
-    read_at(file, &mut header, offset).ok()?;
-    let stored_bytes = u64::from(blosc::stored_bytes(&header)?);
-    (offset >= 2 * SECTOR && stored_bytes > 0).then_some(PackedChunk { offset, stored_bytes, crc32c: record.crc32c })
+/// A version of a chunk.
+#[derive(Debug, Clone, Copy)]
+struct Version {
+    place: PackedChunk,
+    /// Its frames, where the log has their number.
+    frames: Option<u32>,
+    /// No later one is known.
+    is_latest: bool,
 }

@@ -6,8 +6,8 @@ use std::path::Path;
 
 use proptest::prelude::*;
 use ronchi_pipeline::format::{DataSetState, PackedChunk, PackedPage0};
-use ronchi_pipeline::{Region, SigShape};
-use ronchi_sinks::storage::{DiskChoice, Reader, Repair, RepairPlan, StorageError, repair};
+use ronchi_pipeline::{FrameFlag, Region, SigShape};
+use ronchi_sinks::storage::{DiskChoice, ReadPlan, Reader, Repair, RepairPlan, StorageError, repair};
 
 use super::rig::{Feed, Rig, Written, check, cut, pixels};
 
@@ -208,6 +208,27 @@ fn repair_rebuilds_what_describes_chunks() {
     file.write_all_at(&[0xee; 4096], 0).expect("torn");
     let done = run_repair(&written.path);
     assert_eq!((done.present, done.lost), (27, 0), "page 0 is torn");
+}
+
+/// Runs need no page 0: where it is torn, the log names the chunks; a damaged one costs its frames.
+#[test]
+fn runs_go_by_the_log() {
+    let written = Rig::new(sig(9, 131), "<u2", 4, 3, Some(30)).packed(1).write(&cut(0, 0..27, 4, |_| false));
+    let damaged = chunks(&written, 0)[1].expect("a chunk");
+    let file = File::options().write(true).open(written.path.join("frames/c/0/0/0")).expect("segment");
+    file.write_all_at(&[0xee; 4096], 0).expect("torn");
+    file.write_all_at(&[0x11; 4], damaged.offset + 40).expect("damaged");
+    let reader = Reader::open(&written.path).expect("data set");
+    let mut runs = reader.runs(0, 0..30, &ReadPlan::default()).expect("runs");
+    let (mut there, mut errors) = (Vec::new(), 0);
+    while let Some(run) = runs.next_run().expect("memory") {
+        errors += usize::from(run.error.is_some());
+        for (at, frame) in run.frames.clone().enumerate().filter(|(at, _)| run.flags[*at] == FrameFlag::Ok) {
+            assert!(run.bytes[at * 2 * 9 * 131..][..2 * 9 * 131] == pixels(0, frame, 2 * 9 * 131), "frame {frame}");
+            there.push(frame);
+        }
+    }
+    assert_eq!((there, errors), ((0..4).chain(8..27).collect(), 1));
 }
 
 /// A damaged chunk costs its frames, and no others.
