@@ -240,6 +240,7 @@ impl Storage {
                 detector: DETECTOR,
                 region: DETECTOR.region(),
                 pixel,
+                encoding: ronchi_pipeline::Encoding::Raw,
                 vendor_header: String::new(),
             },
             scan: None,

@@ -5,7 +5,7 @@ use std::fmt::{self, Write};
 use ronchi_pipeline::Layout;
 use ronchi_pipeline::reduce::Reduction;
 
-use crate::plan::{LinkPlan, Plan, SourcePlan};
+use crate::plan::{Compress, LinkPlan, Plan, SourcePlan};
 use crate::problem::quoted;
 
 impl Plan {
@@ -30,8 +30,14 @@ impl Plan {
             Some(bytes) => writeln!(out, "reserve   {bytes} bytes of the disk stay free")?,
             None => writeln!(out, "reserve   5 % of the disk, at least 2 GiB, at most a quarter, stay free")?,
         }
-        if self.data.record && self.limits.is_packed {
-            writeln!(out, "compress  bit-shuffle and LZ4, {} threads", self.limits.packer_count)?;
+        match self.limits.compress {
+            Compress::Lz4 if self.data.record => {
+                writeln!(out, "compress  bit-shuffle and LZ4, {} threads", self.limits.packer_count)?;
+            }
+            Compress::AsReceived if self.is_packing() => {
+                writeln!(out, "compress  what comes compressed stays so, {} threads", self.limits.packer_count)?;
+            }
+            _ => {}
         }
         for (i, link) in self.links.iter().enumerate() {
             writeln!(out, "link {i:<4} {}", link_text(link))?;

@@ -25,7 +25,8 @@ mod read;
 mod value;
 
 pub use plan::{
-    DataPlan, Limits, LinkPlan, LivePlan, MerlinControlPlan, MerlinTrigger, Plan, Recipe, ScanPlan, SourcePlan,
+    Compress, DataPlan, Limits, LinkPlan, LivePlan, MerlinControlPlan, MerlinTrigger, Plan, Recipe, ScanPlan,
+    SourcePlan,
 };
 pub use problem::{Error, Problem, Problems, ValueError};
 pub use value::{

@@ -170,6 +170,18 @@ impl Default for LivePlan {
     }
 }
 
+/// Whether chunks are compressed on disk.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Compress {
+    /// As the detector does it: pixels are stored as they are, and compressed frames stay compressed.
+    #[default]
+    AsReceived,
+    /// Pixels only: compressed frames are decoded when they arrive.
+    None,
+    /// Everything; frames that come compressed are not compressed again.
+    Lz4,
+}
+
 /// Sizes fixed at start.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Limits {
@@ -187,8 +199,8 @@ pub struct Limits {
     pub reducer_count: u32,
     /// Threads that compress, if chunks are compressed.
     pub packer_count: u32,
-    /// Chunks are compressed.
-    pub is_packed: bool,
+    /// Whether chunks are compressed.
+    pub compress: Compress,
     /// A series without frames for this long has ended (after its first frame).
     pub silence: Duration,
     /// Data sync at least this often while recording.
@@ -208,11 +220,21 @@ impl Plan {
         let filling = self.links.len() as u32;
         let writing = limits.raw_queue_blocks + 1 + self.disk_count() * limits.write_depth + self.stripe_blocks();
         let reducing = limits.live_queue_blocks + limits.reducer_count;
-        let packing = match limits.is_packed {
+        let packing = match self.is_packing() {
             true => PACKING_PER_THREAD * limits.packer_count + WAITING_PER_LINK * filling,
             false => 0,
         };
         filling + writing + packing + reducing + 1
+    }
+
+    /// Whether chunks are compressed, or may come compressed: that takes threads and memory.
+    pub fn is_packing(&self) -> bool {
+        let may_come = || self.links.iter().any(|link| matches!(link.source, SourcePlan::Tiles { .. }));
+        match self.limits.compress {
+            Compress::AsReceived => self.data.record && may_come(),
+            Compress::None => false,
+            Compress::Lz4 => self.data.record,
+        }
     }
 
     /// Bytes of the pool.
@@ -255,7 +277,7 @@ impl Default for Limits {
             live_queue_blocks: 16,
             reducer_count: half_of_the_cores(),
             packer_count: half_of_the_cores(),
-            is_packed: false,
+            compress: Compress::default(),
             silence: Duration::from_secs(30),
             sync_interval: Duration::from_millis(500),
             message_bytes: 64 << 20,

@@ -14,7 +14,8 @@ use toml::de::DeTable;
 use crate::document::{Document, Section, Value};
 use crate::limits::{LIMITS, RESERVE_RULE, VIRTUAL_MAX, reserve_bytes};
 use crate::plan::{
-    DataPlan, Limits, LinkPlan, LivePlan, MerlinControlPlan, MerlinTrigger, Plan, Recipe, ScanPlan, SourcePlan,
+    Compress, DataPlan, Limits, LinkPlan, LivePlan, MerlinControlPlan, MerlinTrigger, Plan, Recipe, ScanPlan,
+    SourcePlan,
 };
 use crate::problem::{Error, Problems};
 use crate::value::{
@@ -141,7 +142,7 @@ struct Reader<'a> {
 impl Reader<'_> {
     fn plan(&self) -> Plan {
         let detector = self.detector();
-        let (data, reserve_bytes, is_packed) = self.data();
+        let (data, reserve_bytes, compress) = self.data();
         Plan {
             data,
             links: self.root.sections("link").iter().filter_map(|value| link(value, self.base_dir)).collect(),
@@ -149,7 +150,7 @@ impl Reader<'_> {
             scan: self.scan(),
             reductions: self.reductions(detector),
             live: self.live(),
-            limits: Limits { reserve_bytes, is_packed, ..self.limits() },
+            limits: Limits { reserve_bytes, compress, ..self.limits() },
         }
     }
 
@@ -172,7 +173,7 @@ impl Reader<'_> {
     }
 
     /// Where data sets go, the free space that is left alone there, in bytes, and whether chunks are compressed.
-    fn data(&self) -> (DataPlan, Option<u64>, bool) {
+    fn data(&self) -> (DataPlan, Option<u64>, Compress) {
         let mut plan = DataPlan {
             directory: self.base_dir.to_owned(),
             volumes: Vec::new(),
@@ -185,7 +186,7 @@ impl Reader<'_> {
             if self.root.get("data").is_none() {
                 self.root.fail("data", "missing; expected [data] with the directory that receives data sets");
             }
-            return (plan, None, false);
+            return (plan, None, Compress::default());
         };
         plan.record = section.boolean_or("record", true);
         let expected = "the directory that receives data sets";
@@ -204,8 +205,9 @@ impl Reader<'_> {
         }
         let reserve = section.get("reserve_gib");
         let reserve = reserve.and_then(|value| value.checked(reserve_bytes(value.real(RESERVE_RULE)?)));
-        let compress = section.get("compress").and_then(|value| value.choice(&[("none", false), ("lz4", true)]));
-        (plan, reserve, compress.unwrap_or(false))
+        let compress = section.get("compress");
+        let compress = compress.and_then(|value| value.choice(&[("none", Compress::None), ("lz4", Compress::Lz4)]));
+        (plan, reserve, compress.unwrap_or_default())
     }
 
     fn detector(&self) -> Option<SigShape> {

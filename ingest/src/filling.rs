@@ -151,6 +151,14 @@ impl Filling<'_> {
         LinkCounters::add(&self.counters.frames, 1);
     }
 
+    /// The frame is whole and lies elsewhere: copies it to its place, in the form that the series has, and counts it.
+    /// Conditions as for [`BlockMut::put`].
+    pub fn put(&mut self, position: usize, frame: &[u8], counter: u64, time_ns: u64) {
+        self.block.put(position, frame, counter, time_ns);
+        self.arrivals.arrive(self.block.frames().start + position as u64);
+        LinkCounters::add(&self.counters.frames, 1);
+    }
+
     /// The frame came, but broken: it becomes a gap with reason `rejected`, unless its number is too far ahead of the
     /// newest frame to be believed.
     pub fn reject(&mut self, frame: FrameIndex, flag: FrameFlag) {

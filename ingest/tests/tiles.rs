@@ -10,7 +10,7 @@ use proptest::prelude::*;
 use proptest::test_runner::{Config, TestCaseError, TestRunner};
 use ronchi_ingest::tiles::{Header, TileSettings, TileSource};
 use ronchi_ingest::{Begin, Source};
-use ronchi_pipeline::{EndReason, Gap, GapReason, LinkCounters, PixelKind, PixelType, Region, SigShape};
+use ronchi_pipeline::{Encoding, EndReason, Gap, GapReason, LinkCounters, PixelKind, PixelType, Region, SigShape};
 use tiles_driver::*;
 
 const LONG: Duration = Duration::from_secs(20);
@@ -259,6 +259,75 @@ fn a_changed_shape_is_another_series() {
     let second = driver.series().expect("the second");
     assert_eq!((second.count(|c| &c.rejected_frames), second.frames.len()), (1, 0));
     assert_eq!(second.announced.region.width, 16);
+}
+
+/// A compressed tile of a series that has begun so.
+fn send_compressed(push: &zmq::Socket, series: &str, frame: u64, change: impl FnOnce(&mut Vec<u8>)) {
+    let mut payload = compressed(frame);
+    change(&mut payload);
+    let header = ronchi_ingest::tiles::TileHeader { encoding: Encoding::Bslz4, ..tile(series, frame) };
+    send(push, &Header::Tile(header), Some(&payload));
+}
+
+fn begin_compressed(push: &zmq::Socket, series: &str, frame_count: Option<u64>) {
+    let Header::Begin(mut header) = begin(series, frame_count) else { panic!("a begin") };
+    header.encoding = Encoding::Bslz4;
+    send(push, &Header::Begin(header), None);
+}
+
+/// Compressed frames arrive as they were sent; those whose lengths do not add up, that are too long, or in another form are
+/// rejected; the same `begin` in another form is another series.
+#[test]
+fn compressed_frames() {
+    let (mut driver, address) = Driver::new(settings(LONG));
+    let push = push(&zmq::Context::new(), &address);
+    begin_compressed(&push, "a", Some(30));
+    begin_compressed(&push, "a", Some(30));
+    for frame in 0..20 {
+        send_compressed(&push, "a", frame, |_| {});
+    }
+    send_tile(&push, "a", 20);
+    send_compressed(&push, "a", 21, |payload| payload.truncate(30));
+    send_compressed(&push, "a", 22, |payload| payload[7] ^= 1);
+    send_compressed(&push, "a", 23, |payload| payload.resize(FRAME_BYTES + FRAME_BYTES / 32 + 65, 0));
+    send_compressed(&push, "a", 24, Vec::clear);
+    send_compressed(&push, "a", 25, |payload| payload[16..].fill(0xff)); // Only decoding tells.
+    send_compressed(&push, "a", 26, |_| {});
+    send(&push, &begin("a", Some(30)), None);
+    send_tile(&push, "a", 0);
+    send(&push, &end("a", Some(1)), None);
+    let a = driver.series().expect("a");
+    assert_eq!((a.announced.encoding, a.reason), (Encoding::Bslz4, EndReason::Stopped));
+    assert_eq!(a.frames.keys().copied().collect::<Vec<_>>(), (0..20).chain([25, 26]).collect::<Vec<_>>());
+    assert!(a.frames.iter().filter(|(frame, _)| **frame != 25).all(|(&frame, bytes)| *bytes == compressed(frame)));
+    assert_eq!((a.count(|c| &c.rejected_frames), a.count(|c| &c.garbage_messages)), (5, 0));
+    assert_eq!(a.gaps.iter().next(), Some(Gap { first: 20, count: 5, reason: GapReason::Rejected }));
+    let again = driver.series().expect("the second");
+    assert_eq!((again.announced.encoding, again.frames.len()), (Encoding::Raw, 1));
+}
+
+/// A source that decodes gives pixels, announces them as such, and rejects what does not decode. A tile alone opens a
+/// compressed series as well.
+#[test]
+fn compressed_frames_become_pixels() {
+    let (mut driver, address) = Driver::new(TileSettings { is_decoding: true, ..settings(LONG) });
+    let push = push(&zmq::Context::new(), &address);
+    let mut opens = tile("a", 0);
+    (opens.detector, opens.encoding) = (Some(DETECTOR), Encoding::Bslz4);
+    send(&push, &Header::Tile(opens), Some(&compressed(0)));
+    for frame in 1..40 {
+        send_compressed(&push, "a", frame, |payload| {
+            if frame == 7 {
+                payload[16..].fill(0xff);
+            }
+        });
+    }
+    send(&push, &end("a", Some(39)), None);
+    let a = driver.series().expect("a");
+    assert_eq!((a.announced.encoding, a.reason, a.received_count), (Encoding::Raw, EndReason::Complete, 39));
+    assert!(a.frames.iter().all(|(&frame, bytes)| *bytes == pixels(frame)));
+    assert_eq!(a.gaps.iter().collect::<Vec<_>>(), [Gap { first: 7, count: 1, reason: GapReason::Rejected }]);
+    assert_eq!(a.count(|c| &c.rejected_frames), 1);
 }
 
 /// What does not fit the configuration never becomes a series.

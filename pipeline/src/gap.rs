@@ -49,7 +49,7 @@ pub enum GapReason {
     WriteFailed,
     /// The receiver died before it was durable; it may not have arrived at all.
     LostInCrash,
-    /// It was durable, and its bytes have changed since.
+    /// Its bytes have changed since it was durable, or it came whole in a compressed form that does not decode.
     Damaged,
     /// The receiver knew, and died before it could say.
     Unknown,

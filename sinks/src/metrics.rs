@@ -138,7 +138,9 @@ impl BoardCollector {
         for link in &self.board.wiring.links {
             let read = LinkCounters::read;
             let missing = ("never_arrived", read(&link.counters.missing_frames));
-            for (reason, total) in [missing, ("rejected", read(&link.counters.rejected_frames))] {
+            let rejected = ("rejected", read(&link.counters.rejected_frames));
+            let damaged = ("damaged", read(&link.counters.damaged_frames));
+            for (reason, total) in [missing, rejected, damaged] {
                 let labels = [("link", link.name.as_str()), ("reason", reason)];
                 ConstCounter::new(total).encode(family.encode_family(&labels)?)?;
             }

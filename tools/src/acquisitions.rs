@@ -13,10 +13,10 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
 use crossbeam_channel::Sender;
-use ronchi_config::Plan;
+use ronchi_config::{Compress, Plan};
 use ronchi_ingest::{Refused, Register};
 use ronchi_pipeline::reduce::{Footprint, LiveImages, PlanError, ReducePlan, Reduction};
-use ronchi_pipeline::{Announcement, End, Layout, LinkCounters, Region, Scan, Series};
+use ronchi_pipeline::{Announcement, Encoding, End, Layout, LinkCounters, Region, Scan, Series};
 use ronchi_sinks::http::Control;
 use ronchi_sinks::live::{self, Board, StageGuard};
 use ronchi_sinks::storage::{DataSet, NewDataSet, Space, StorageError, TileEnd, Wanted, tile_bytes};
@@ -362,13 +362,14 @@ impl Acquisitions {
         let disks = if data.volumes.is_empty() { std::slice::from_ref(&data.directory) } else { &data.volumes[..] };
         let Some(space) = Space::over(disks, reserve_bytes).filter(|_| data.record) else { return Ok(()) };
         let row = scan.map(|scan| scan.shape.width);
+        let is_packed = limits.compress == Compress::Lz4 || announced.encoding != Encoding::Raw;
         let bytes_of = |frame_count: Option<u64>| {
             let tile = |region: &Region| {
                 let frame_bytes = region.pixel_count() * announced.pixel.bytes() as u64;
                 // A frame that fits no block is refused elsewhere.
-                let layout = self.layout(frame_bytes, row, frame_count);
+                let layout = self.layout(announced, frame_bytes, row, frame_count);
                 // Nobody knows how much room compressed frames take: enough to begin with is asked for.
-                let frame_count = frame_count.filter(|_| !limits.is_packed);
+                let frame_count = frame_count.filter(|_| !is_packed);
                 layout.map_or(0, |layout| tile_bytes(&layout, frame_count))
             };
             regions.iter().map(tile).fold(results_bytes, u64::saturating_add)
@@ -379,8 +380,15 @@ impl Acquisitions {
     }
 
     /// Sizes on disk of frames of `frame_bytes`; `None` when they fit no block.
-    fn layout(&self, frame_bytes: u64, row: Option<u32>, frame_count: Option<u64>) -> Option<Layout> {
-        let layout = Layout::choose(frame_bytes, self.plan.limits.block_bytes, row, frame_count)?;
+    fn layout(
+        &self,
+        announced: &Announcement,
+        frame_bytes: u64,
+        row: Option<u32>,
+        frame_count: Option<u64>,
+    ) -> Option<Layout> {
+        let Announcement { pixel, encoding, .. } = *announced;
+        let layout = encoding.layout(frame_bytes, pixel, self.plan.limits.block_bytes, row, frame_count)?;
         Some(layout.in_segments_of(self.plan.segment_bytes_max()))
     }
 
@@ -445,9 +453,10 @@ impl Acquisitions {
         let frame_bytes = announced.region.pixel_count() * announced.pixel.bytes() as u64;
         let block_bytes = self.plan.limits.block_bytes;
         let row = scan.map(|scan| scan.shape.width);
-        let layout = self.layout(frame_bytes, row, announced.frame_count).ok_or_else(|| {
+        let place_bytes = announced.encoding.place_bytes(frame_bytes);
+        let layout = self.layout(&announced, frame_bytes, row, announced.frame_count).ok_or_else(|| {
             refused(format!(
-                "a frame of {frame_bytes} bytes does not fit a block of {block_bytes}: raise limits.block_mib"
+                "a frame of {place_bytes} bytes does not fit a block of {block_bytes}: raise limits.block_mib"
             ))
         })?;
         let link_count = self.plan.links.len() as u32;
@@ -458,7 +467,8 @@ impl Acquisitions {
 
     fn join(&self, acquisition: &Acquisition, link: u32, announced: Announcement) -> Result<Arc<Series>, Refused> {
         let first = &acquisition.first;
-        if (announced.pixel, announced.frame_count) != (first.pixel, first.frame_count) {
+        let terms = |it: &Announcement| (it.pixel, it.frame_count, it.encoding);
+        if terms(&announced) != terms(first) {
             return Err(refused(format!("link {link} announces {announced:?}, the first link announced {first:?}")));
         }
         let images = |shown: &mut live::Acquisition| shown.pictures_mut::<Images>().map(|images| images.plan(link));

@@ -139,6 +139,18 @@ impl Finisher {
         Ok(count)
     }
 
+    /// Frames that were received and do not decode; of a preview, as far as anything is reduced.
+    fn not_decoded(&self, parts: &[Part]) -> u64 {
+        let count = |part: &Part| match &part.tile {
+            Some(tile) => tile.gaps.by_reason().get(&GapReason::Damaged).copied(),
+            None => {
+                let link = self.board.wiring.links.get(part.series.link as usize)?;
+                Some(Counts::of(&link.counters).since(part.counts.0).damaged) // All blocks of it are reduced.
+            }
+        };
+        parts.iter().filter_map(count).max().unwrap_or(0)
+    }
+
     fn store_results(&self, acquisition: &Acquisition) -> anyhow::Result<()> {
         let Some(data_set) = &acquisition.data_set else { return Ok(()) };
         let results = self
@@ -182,6 +194,7 @@ impl Finisher {
                 durable: durable.unwrap_or(0),
                 missing: gaps.frame_count(),
                 rejected: counts.rejected,
+                damaged: self.not_decoded(parts),
                 duplicate: counts.duplicate,
                 unplaced: counts.unplaced,
                 live_skipped: counts.live_skipped,

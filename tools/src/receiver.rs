@@ -13,7 +13,7 @@ use std::thread::JoinHandle;
 use anyhow::{Context, Result, bail, ensure};
 use crossbeam_channel::{Receiver as Queue, Sender, bounded};
 use nix::sys::signal::{SigSet, Signal};
-use ronchi_config::{Limits, LinkPlan, Plan, SourcePlan};
+use ronchi_config::{Compress, Limits, LinkPlan, Plan, SourcePlan};
 use ronchi_ingest::merlin::{MerlinOptions, MerlinSource};
 use ronchi_ingest::replay::ReplaySource;
 use ronchi_ingest::tiles::{TileSettings, TileSource};
@@ -163,8 +163,9 @@ pub fn ceiling_bytes(plan: &Plan) -> u64 {
 
 /// How chunks are compressed, if they are; by threads that stand back like reducers.
 fn pack_plan(plan: &Plan) -> Option<PackPlan> {
-    let Limits { block_bytes, packer_count, is_packed, .. } = plan.limits;
-    (plan.data.record && is_packed).then(|| PackPlan {
+    let Limits { block_bytes, packer_count, compress, .. } = plan.limits;
+    plan.is_packing().then(|| PackPlan {
+        takes_pixels: compress == Compress::Lz4,
         threads: packer_count,
         chunk_bytes_max: block_bytes,
         link_count: plan.links.len() as u32,

@@ -7,8 +7,8 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 use clap::Args;
 use ronchi_config::{
-    DataPlan, Limits, LinkPlan, LivePlan, MerlinControlPlan, MerlinTrigger, Plan, ScanPlan, SourcePlan, ValueError,
-    parse_reserve, parse_source,
+    Compress, DataPlan, Limits, LinkPlan, LivePlan, MerlinControlPlan, MerlinTrigger, Plan, ScanPlan, SourcePlan,
+    ValueError, parse_reserve, parse_source,
 };
 
 use crate::asked::{ReductionArgs, ScanArgs};
@@ -45,9 +45,10 @@ pub struct RecordArgs {
     /// Spread the frames over directories on other disks; give it once per disk
     #[arg(long = "volume", value_name = "DIR")]
     volumes: Vec<PathBuf>,
-    /// Compress on spare cores: bit-shuffle and LZ4, in Blosc frames
-    #[arg(long, value_enum, default_value_t = Compress::None, value_name = "CODEC")]
-    compress: Compress,
+    /// lz4: compress on spare cores, bit-shuffle and LZ4 in Blosc frames; none: store pixels, whatever comes. Default: pixels as
+    /// they are, and what comes compressed stays compressed
+    #[arg(long, value_enum, value_name = "CODEC")]
+    compress: Option<Codec>,
     #[command(flatten)]
     arm: ArmArgs,
     #[command(flatten)]
@@ -74,8 +75,8 @@ struct ArmArgs {
     trigger: Option<Trigger>,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
-enum Compress {
+#[derive(Debug, Clone, Copy, clap::ValueEnum)]
+enum Codec {
     None,
     Lz4,
 }
@@ -88,6 +89,15 @@ enum Trigger {
     RisingLvds,
     FallingLvds,
     Soft,
+}
+
+impl From<Codec> for Compress {
+    fn from(codec: Codec) -> Self {
+        match codec {
+            Codec::None => Self::None,
+            Codec::Lz4 => Self::Lz4,
+        }
+    }
 }
 
 impl From<Trigger> for MerlinTrigger {
@@ -148,7 +158,7 @@ impl RecordArgs {
             limits: Limits {
                 silence: Duration::from_secs(self.silence),
                 reserve_bytes: self.reserve_gib,
-                is_packed: self.compress == Compress::Lz4,
+                compress: self.compress.map_or(Compress::AsReceived, Compress::from),
                 ..Limits::default()
             },
         };

@@ -10,7 +10,7 @@ use anyhow::{Context, Result, ensure};
 use ronchi_config::{LinkPlan, Plan, ScanPlan, SourcePlan};
 use ronchi_ingest::replay::{Advance, Recorded, Recording, RecordingError};
 use ronchi_pipeline::format::Manifest;
-use ronchi_pipeline::{Announcement, EndReason, NavShape, PixelType, Region, Scan, SigShape};
+use ronchi_pipeline::{Announcement, Encoding, EndReason, NavShape, PixelType, Region, Scan, SigShape};
 use ronchi_sinks::storage::{Access, Condition, Extent, ReadPlan, Reader, Runs, StorageError};
 
 /// How often a growing data set is looked at.
@@ -98,6 +98,7 @@ impl RecordedTile {
             detector: detector(manifest),
             region,
             pixel,
+            encoding: Encoding::Raw,
             vendor_header: manifest.vendor_header.clone(),
         }))
     }

@@ -11,13 +11,14 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender, bounded, select};
 use ronchi_pipeline::fault::{self, Stage};
-use ronchi_pipeline::reduce::{Frames, Partial, Patterns, Reducer};
-use ronchi_pipeline::{Block, LinkCounters};
+use ronchi_pipeline::reduce::{Decoder, Partial, Patterns, Reducer};
+use ronchi_pipeline::{Block, LinkCounters, Series};
 use ronchi_sinks::live::Board;
 use ronchi_sinks::priority::stand_back;
 
@@ -103,8 +104,23 @@ impl Reducers {
     }
 }
 
+impl Shared {
+    /// Frames came compressed and do not decode. Of a recording the writer counts them, which looks at every frame.
+    fn note_damaged(&self, series: &Series, counters: &LinkCounters, count: u64) {
+        if count == 0 || self.is_recording {
+            return;
+        }
+        let before = counters.damaged_frames.fetch_add(count, Ordering::Relaxed);
+        if (before + 1).next_power_of_two() <= before + count {
+            let (name, link) = (&series.name, series.link);
+            tracing::error!(name, link, count = before + count, "frames do not decode, and are not reduced");
+        }
+    }
+}
+
 struct Running {
     reducer: Reducer,
+    decoder: Decoder,
     patterns_since: Option<Instant>,
     /// Changes of the list of reductions that its plan knows.
     changes: u64,
@@ -148,13 +164,17 @@ impl Worker {
         let key = (series.acquisition, series.link);
         let frame_count = u64::from(block.present_count());
         if let Some(running) = self.running(key) {
-            running.reducer.reduce(&Frames::of_block(&block));
+            let Running { reducer, decoder, .. } = running;
+            let damaged_count = decoder.each(&block, |frames| {
+                reducer.reduce(frames);
+            });
             running.patterns_since.get_or_insert_with(Instant::now);
             let partial = running.reducer.take();
             drop(block); // The slot goes home before the merge.
             merge(&self.shared.board, key, &partial);
             if let Some(counters) = self.shared.counters.get(key.1 as usize) {
-                LinkCounters::add(&counters.reduced_frames, frame_count);
+                LinkCounters::add(&counters.reduced_frames, frame_count - damaged_count);
+                self.shared.note_damaged(&series, counters, damaged_count);
             }
         }
         self.hand_over_patterns(PATTERN_INTERVAL);
@@ -169,7 +189,8 @@ impl Worker {
             if let Some(mut before) = self.reducers.remove(&key) {
                 merge_patterns(&self.shared.board, key, &before.reducer.take_patterns());
             }
-            self.reducers.insert(key, Running { reducer: Reducer::new(plan), patterns_since: None, changes });
+            let (reducer, decoder) = (Reducer::new(plan), Decoder::default());
+            self.reducers.insert(key, Running { reducer, decoder, patterns_since: None, changes });
         }
         self.reducers.get_mut(&key)
     }

@@ -65,6 +65,8 @@ pub struct Frames {
     pub missing: u64,
     /// Arrived broken.
     pub rejected: u64,
+    /// Arrived whole in compressed form, and do not decode; of a preview, as far as anything is reduced.
+    pub damaged: u64,
     /// Arrived again.
     pub duplicate: u64,
     /// Arrived too late or beyond the announced number.
@@ -80,6 +82,8 @@ pub struct Frames {
 pub struct Counts {
     /// Frames that arrived broken.
     pub rejected: u64,
+    /// Frames of a preview that do not decode.
+    pub damaged: u64,
     /// Frames that arrived again.
     pub duplicate: u64,
     /// Frames that could not be placed.
@@ -94,6 +98,7 @@ impl Counts {
         let read = LinkCounters::read;
         Self {
             rejected: read(&counters.rejected_frames),
+            damaged: read(&counters.damaged_frames),
             duplicate: read(&counters.duplicate_frames),
             unplaced: read(&counters.unplaced_frames),
             live_skipped: read(&counters.live_skipped_frames),
@@ -104,6 +109,7 @@ impl Counts {
     pub fn plus(self, other: Self) -> Self {
         Self {
             rejected: self.rejected + other.rejected,
+            damaged: self.damaged + other.damaged,
             duplicate: self.duplicate + other.duplicate,
             unplaced: self.unplaced + other.unplaced,
             live_skipped: self.live_skipped + other.live_skipped,
@@ -114,6 +120,7 @@ impl Counts {
     pub fn since(self, earlier: Self) -> Self {
         Self {
             rejected: self.rejected - earlier.rejected,
+            damaged: self.damaged - earlier.damaged,
             duplicate: self.duplicate - earlier.duplicate,
             unplaced: self.unplaced - earlier.unplaced,
             live_skipped: self.live_skipped - earlier.live_skipped,
@@ -142,7 +149,8 @@ impl Summary {
     /// Whether everything announced is durable.
     pub fn is_whole(&self) -> bool {
         let stored = self.dataset.is_none() || self.frames.durable == self.frames.announced;
-        self.state == "complete" && stored && self.frames.missing == 0 && self.errors.is_empty() && !self.unsound
+        let is_clean = self.errors.is_empty() && !self.unsound && self.frames.damaged == 0;
+        self.state == "complete" && stored && self.frames.missing == 0 && is_clean
     }
 
     /// The rest of a series that was stopped: frames that were never sent are missing, and not lost.
@@ -191,6 +199,9 @@ impl Display for Summary {
             let Frames { duplicate, rejected, unplaced, .. } = frames;
             writeln!(f, "  {duplicate} came twice, {rejected} came broken, {unplaced} could not be placed")?;
         }
+        if frames.damaged > 0 {
+            writeln!(f, "  {} FRAMES CAME COMPRESSED AND DO NOT DECODE", frames.damaged)?;
+        }
         if frames.live_skipped > 0 {
             let (skipped, later) = (frames.live_skipped, frames.backfilled);
             writeln!(f, "  {skipped} frames skipped live, {later} of them reduced from disk afterwards")?;
@@ -223,6 +234,7 @@ mod tests {
                 durable: 10,
                 missing: 0,
                 rejected: 0,
+                damaged: 0,
                 duplicate: 0,
                 unplaced: 0,
                 live_skipped: 0,

@@ -136,7 +136,7 @@ fn word(reason: GapReason) -> &'static str {
         GapReason::DroppedBackpressure => "dropped: there was no room for them",
         GapReason::WriteFailed => "refused by the disk",
         GapReason::LostInCrash => "lost in a crash",
-        GapReason::Damaged => "damaged later",
+        GapReason::Damaged => "damaged",
         GapReason::Unknown => "missing, and their receiver died before it could say why",
     }
 }

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use ronchi_config::{Error, MerlinControlPlan, MerlinTrigger, Plan, SourcePlan, parse_reduction};
+use ronchi_config::{Compress, Error, MerlinControlPlan, MerlinTrigger, Plan, SourcePlan, parse_reduction};
 use ronchi_pipeline::reduce::{Reduction, VirtualDetector};
 use ronchi_pipeline::{NavShape, Region, ScanOrder, SigShape};
 
@@ -86,7 +86,7 @@ fn every_key_arrives() {
     assert_eq!((plan.data.name.as_str(), plan.data.record), ("gold-01", true));
     assert_eq!(plan.limits.reserve_bytes, Some(3 << 29));
     assert!(plan.describe().contains("compress  bit-shuffle and LZ4, 2 threads\n"), "{plan}");
-    assert_eq!((plan.limits.is_packed, plan.limits.packer_count), (true, 2));
+    assert_eq!((plan.limits.compress, plan.limits.packer_count), (Compress::Lz4, 2));
     assert!(plan.describe().contains("reserve   1610612736 bytes of the disk stay free\n"), "{plan}");
     assert_eq!(plan.detector, Some(SigShape { height: 512, width: 513 }));
     let control = MerlinControlPlan { port: 6341, frame_count: Some(65536), trigger: Some(MerlinTrigger::RisingTtl) };
@@ -122,23 +122,33 @@ fn mask_of_the_wrong_shape() {
 /// What is printed at start holds every limit as a number.
 #[test]
 fn description() {
-    let text = "[data]\ndirectory = '/d'\n[[link]]\nsource = 'tiles://h:5'\n[limits]\nreducers = 1\nblock_mib = 4\n";
-    let plan = Plan::from_toml(text, "r.toml", Path::new("/")).expect("a good file");
+    let data = "[data]\ndirectory = '/d'\n";
+    let rest = "[[link]]\nsource = 'tiles://h:5'\n[limits]\nreducers = 1\npackers = 2\nblock_mib = 4\n";
+    let describe = |compress: &str| {
+        let text = format!("{data}{compress}{rest}");
+        Plan::from_toml(&text, "r.toml", Path::new("/")).expect("a good file").describe()
+    };
     let want = "\
 record    /d/scan.ronchi
 reserve   5 % of the disk, at least 2 GiB, at most a quarter, stay free
+compress  what comes compressed stays so, 2 threads
 link 0    tiles, connecting to tcp://h:5
 scan      as the detector announces it
 results   total, sum
 live zmq  off
 live http off, update every 4 ms
-pool      52 slots of 4198400 bytes = 209 MiB
+pool      74 slots of 4198400 bytes = 297 MiB
 blocks    up to 4194304 bytes, sealed after 2 ms
 queues    16 blocks raw, 16 writes in flight, 16 blocks live, 1 reducers
 times     series end after 30 s of silence, data sync every 500 ms
 network   messages up to 67108864 bytes, 1024 subscribers per endpoint
 ";
-    assert_eq!(plan.describe(), want);
+    assert_eq!(describe(""), want);
+    // Pixels alone need no threads, and less memory.
+    let pixels = want.replace("compress  what comes compressed stays so, 2 threads\n", "");
+    let pixels = pixels
+        .replace("pool      74 slots of 4198400 bytes = 297 MiB", "pool      52 slots of 4198400 bytes = 209 MiB");
+    assert_eq!(describe("compress = 'none'\n"), pixels);
 }
 
 /// The examples are right, so a user can start from any of them.

@@ -22,7 +22,7 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use ronchi_config::{Limits, MerlinControlPlan, MerlinTrigger};
-use ronchi_pipeline::{Announcement, FrameIndex, LinkCounters};
+use ronchi_pipeline::{Announcement, Encoding, FrameIndex, LinkCounters};
 
 use super::control::MerlinControl;
 use super::format::FrameFormat;
@@ -369,6 +369,7 @@ impl MerlinSource {
             detector: format.shape,
             region: format.shape.region(),
             pixel: format.pixel,
+            encoding: Encoding::Raw,
             vendor_header: acquisition.text().into(),
         };
         let is_open_ended = announcement.frame_count.is_none();

@@ -34,6 +34,7 @@ impl Source for Scripted {
             detector,
             region: detector.region(),
             pixel: PixelType::new(PixelKind::U8, ByteOrder::Little),
+            encoding: ronchi_pipeline::Encoding::Raw,
             vendor_header: String::new(),
         })))
     }
@@ -115,7 +116,11 @@ fn run(
             for (frame, record) in block.frames().zip(block.records()) {
                 let at = (frame - block.frames().start) as usize * FRAME_BYTES as usize;
                 if record.flag == FrameFlag::Ok {
-                    assert_eq!(seen.insert(frame, block.bytes()[at]), None, "frame {frame} came twice");
+                    assert_eq!(
+                        seen.insert(frame, block.pixels().expect("pixels")[at]),
+                        None,
+                        "frame {frame} came twice"
+                    );
                     assert_eq!(record.counter, frame + 1);
                 }
             }

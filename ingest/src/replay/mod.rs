@@ -108,8 +108,7 @@ impl ReplaySource {
             (Place::Elsewhere, _) => return Some(Fill::Elsewhere(frame)),
             (Place::Here(position), FrameFlag::Ok) => {
                 let pixels = &bytes[self.done * self.frame_bytes..][..self.frame_bytes];
-                filling.block.frame_mut(position).copy_from_slice(pixels);
-                filling.commit(position, counters[self.done], times_ns[self.done]);
+                filling.put(position, pixels, counters[self.done], times_ns[self.done]);
                 LinkCounters::add(&filling.counters.bytes, pixels.len() as u64);
             }
             (Place::Here(_), flag) => filling.reject(frame, flag),

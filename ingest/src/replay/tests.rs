@@ -28,6 +28,7 @@ fn announced(frame_count: u64) -> Announcement {
         detector: DETECTOR,
         region: DETECTOR.region(),
         pixel: PixelType::new(PixelKind::U8, ByteOrder::Little),
+        encoding: ronchi_pipeline::Encoding::Raw,
         vendor_header: String::new(),
     }
 }
@@ -102,7 +103,7 @@ proptest! {
             let mut filling = Filling { block: &mut block, arrivals: &mut arrivals, counters: &counters };
             let fill = source.fill(&mut filling, later()).expect("plays");
             if let Some(block) = block.seal() {
-                let records = block.frames().zip(block.records()).zip(block.bytes().chunks(6));
+                let records = block.frames().zip(block.records()).zip(block.pixels().expect("pixels").chunks(6));
                 seen.extend(records.filter(|((_, record), _)| record.flag == FrameFlag::Ok).map(|((frame, record), pixels)| {
                     (frame, record.counter, record.time_ns, pixels.to_vec())
                 }));

@@ -11,7 +11,7 @@ use std::fmt;
 
 use minicbor::data::Type;
 use minicbor::{Decoder, Encoder};
-use ronchi_pipeline::{AXIS_MAX, FrameIndex, NavShape, PixelType, Region, SigShape};
+use ronchi_pipeline::{AXIS_MAX, Encoding, FrameIndex, NavShape, PixelType, Region, SigShape};
 use serde::de::{Deserialize, Deserializer, Visitor};
 
 /// Longest header of a `begin` message, in bytes.
@@ -49,6 +49,8 @@ pub struct BeginHeader<'a> {
     pub region: Region,
     /// Pixel type of the payloads.
     pub pixel: PixelType,
+    /// The form of the payloads, one for the whole series.
+    pub encoding: Encoding,
     /// Scan shape, when the sender knows it.
     pub scan: Option<NavShape>,
     /// Text worth keeping.
@@ -66,6 +68,8 @@ pub struct TileHeader<'a> {
     pub region: Region,
     /// Pixel type of the payload.
     pub pixel: PixelType,
+    /// Its form.
+    pub encoding: Encoding,
     /// Shape of the whole detector: a tile that says it can open a series by itself.
     pub detector: Option<SigShape>,
     /// The readout's own frame number; the frame number when absent.
@@ -269,15 +273,13 @@ impl<'a> RawHeader<'a> {
             detector,
             region: region(need("region", self.region)?, Some(detector))?,
             pixel: pixel(self.dtype)?,
+            encoding: encoding(self.encoding)?,
             scan: self.scan.map(scan).transpose()?,
             metadata: self.metadata.map(|text| text.0),
         })
     }
 
     fn tile(self) -> Result<TileHeader<'a>, HeaderError> {
-        if let Some(encoding) = self.encoding.filter(|encoding| encoding.0 != "raw") {
-            return Err(wrong("encoding", format!("{:?}", cut(&encoding.0)), "\"raw\", the only one of version 1"));
-        }
         let frame = need("frame", self.frame)?;
         if frame >= FRAMES_MAX {
             return Err(wrong("frame", frame, "a number below 2^40"));
@@ -288,6 +290,7 @@ impl<'a> RawHeader<'a> {
             frame,
             region: region(need("region", self.region)?, detector)?,
             pixel: pixel(self.dtype)?,
+            encoding: encoding(self.encoding)?,
             detector,
             counter: self.counter,
             time_ns: self.time_ns,
@@ -389,6 +392,12 @@ fn pixel(dtype: Option<Text<'_>>) -> Result<PixelType, HeaderError> {
     })
 }
 
+fn encoding(name: Option<Text<'_>>) -> Result<Encoding, HeaderError> {
+    let Some(Text(name)) = name else { return Ok(Encoding::Raw) };
+    let known = || wrong("encoding", format!("{:?}", cut(&name)), "\"raw\" or \"bslz4\"");
+    Encoding::from_name(&name).ok_or_else(known)
+}
+
 /// One key and value of a header to be written.
 enum Field<'a> {
     Number(u64),
@@ -443,6 +452,7 @@ impl Header<'_> {
                 put("detector", Field::Numbers(&shape(&begin.detector)));
                 put("region", Field::Numbers(&region(&begin.region)));
                 put("dtype", Field::Text(begin.pixel.numpy_name()));
+                put("encoding", Field::Text(begin.encoding.name()));
                 begin.scan.iter().for_each(|scan| put("scan", Field::Numbers(&[scan.height, scan.width])));
                 begin.metadata.iter().for_each(|text| put("metadata", Field::Text(text)));
             }
@@ -452,7 +462,7 @@ impl Header<'_> {
                 put("frame", Field::Number(tile.frame));
                 put("region", Field::Numbers(&region(&tile.region)));
                 put("dtype", Field::Text(tile.pixel.numpy_name()));
-                put("encoding", Field::Text("raw"));
+                put("encoding", Field::Text(tile.encoding.name()));
                 tile.detector.iter().for_each(|detector| put("detector", Field::Numbers(&shape(detector))));
                 tile.counter.iter().for_each(|&counter| put("counter", Field::Number(counter)));
                 tile.time_ns.iter().for_each(|&time_ns| put("time_ns", Field::Number(time_ns)));
@@ -492,16 +502,18 @@ mod tests {
     fn header() -> impl Strategy<Value = Header<'static>> {
         let scan = (1_u32..=AXIS_MAX, 1..=AXIS_MAX).prop_map(|(height, width)| NavShape { height, width });
         let text = prop::option::of("(?s).{0,200}".prop_map(Cow::Owned));
-        let begin = (id(), prop::option::of(1..=FRAMES_MAX), place(), pixel(), prop::option::of(scan), text).prop_map(
-            |(series, frame_count, (detector, region), pixel, scan, metadata)| {
-                Header::Begin(BeginHeader { series, frame_count, detector, region, pixel, scan, metadata })
+        let encoding = || prop::sample::select(vec![Encoding::Raw, Encoding::Bslz4]);
+        let frames = prop::option::of(1..=FRAMES_MAX);
+        let begin = (id(), frames, place(), pixel(), encoding(), prop::option::of(scan), text).prop_map(
+            |(series, frame_count, (detector, region), pixel, encoding, scan, metadata)| {
+                Header::Begin(BeginHeader { series, frame_count, detector, region, pixel, encoding, scan, metadata })
             },
         );
         let number = || prop::option::of(any::<u64>());
-        let tile = (id(), 0..FRAMES_MAX, place(), pixel(), any::<bool>(), number(), number()).prop_map(
-            |(series, frame, (detector, region), pixel, opens, counter, time_ns)| {
+        let tile = (id(), 0..FRAMES_MAX, place(), pixel(), encoding(), any::<bool>(), number(), number()).prop_map(
+            |(series, frame, (detector, region), pixel, encoding, opens, counter, time_ns)| {
                 let detector = opens.then_some(detector);
-                Header::Tile(TileHeader { series, frame, region, pixel, detector, counter, time_ns })
+                Header::Tile(TileHeader { series, frame, region, pixel, encoding, detector, counter, time_ns })
             },
         );
         let end = (id(), number()).prop_map(|(series, frame_count)| Header::End(EndHeader { series, frame_count }));
@@ -574,7 +586,8 @@ mod tests {
             format!(r#"{{"v":1,"type":"tile","series":"a","frame":1,"region":[0,0,2,2],"dtype":"<u2"{change}}}"#)
         };
         assert!(parse_header(tile("").as_bytes()).is_ok());
-        assert!(refused(&tile(r#","encoding":"lz4""#)).starts_with("`encoding` is \"lz4\", expected \"raw\""));
+        assert!(parse_header(tile(r#","encoding":"bslz4""#).as_bytes()).is_ok());
+        assert_eq!(refused(&tile(r#","encoding":"lz4""#)), r#"`encoding` is "lz4", expected "raw" or "bslz4""#);
         assert!(refused(&tile(r#","detector":[1,2]"#)).starts_with("`region` is [0, 0, 2, 2], expected"));
         assert!(refused(&tile(r#","detector":[0,2]"#)).starts_with("`detector` is [0, 2]"));
         assert!(refused(&tile(&format!(r#","pad":"{}""#, "x".repeat(1024)))).contains("expected at most 1024"));

@@ -5,7 +5,8 @@
 //! and copies its payload once, into the frame's place in the block. No hop in between.
 //!
 //! # Invariants
-//! - I1: a payload is copied only if series, region, pixel type and length are those of the series that is open.
+//! - I1: a payload is copied only if series, region, pixel type, encoding and length are those of the series that is open.
+//!   A compressed one has any length up to that of its place, and all lengths inside it add up; it is not decoded here.
 //! - I2: a message is handled once: it is placed, kept pending for another block, or counted as refused.
 //!
 //! # Limits
@@ -19,13 +20,15 @@
 //! use. Its price is one copy per payload.
 
 mod header;
+mod judge;
 mod socket;
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
-use ronchi_config::{LinkPlan, Plan, SourcePlan};
-use ronchi_pipeline::{Announcement, EndReason, FrameFlag, FrameIndex, LinkCounters, PixelType, Region, SigShape};
+use ronchi_config::{Compress, LinkPlan, Plan, SourcePlan};
+use ronchi_pipeline::format::bslz4::Bslz4;
+use ronchi_pipeline::{Announcement, Encoding, EndReason, FrameFlag, FrameIndex, LinkCounters, Region, SigShape};
 
 use crate::filling::{Filling, Place};
 use crate::source::{Begin, Fill, Source, SourceError};
@@ -34,6 +37,7 @@ pub use header::{
     BEGIN_BYTES_MAX, BeginHeader, EndHeader, FRAMES_MAX, Header, HeaderError, SERIES_BYTES_MAX, TILE_BYTES_MAX,
     TileHeader, VERSION, parse_header,
 };
+use judge::{Judge, Reason, frame_bytes};
 use socket::{Received, TileSocket};
 
 /// How long late tiles may follow an `end` message or the last frame: several senders are not ordered among themselves.
@@ -58,6 +62,8 @@ pub struct TileSettings {
     pub message_bytes: u64,
     /// A series without frames for this long has ended (after its first frame).
     pub silence: Duration,
+    /// Compressed frames become pixels when they arrive: the user wants pixels stored.
+    pub is_decoding: bool,
 }
 
 impl TileSettings {
@@ -71,6 +77,7 @@ impl TileSettings {
             detector: plan.detector,
             message_bytes: plan.limits.message_bytes.min(plan.limits.block_bytes),
             silence: plan.limits.silence,
+            is_decoding: plan.data.record && plan.limits.compress == Compress::None,
         })
     }
 }
@@ -85,6 +92,8 @@ pub struct TileSource {
     strays: Strays,
     refusal_count: u64,
     lost_count: u64,
+    /// For decoding.
+    scratch: Vec<u8>,
 }
 
 /// The series that is open.
@@ -92,6 +101,8 @@ pub struct TileSource {
 struct Running {
     series: String,
     announced: Announcement,
+    /// The form in which its frames are sent.
+    sent_as: Encoding,
     /// IP address of the peer that opened it.
     owner: Option<String>,
     /// When it began, then when its newest frame came.
@@ -162,6 +173,7 @@ impl TileSource {
             strays: Strays::default(),
             refusal_count: 0,
             lost_count: 0,
+            scratch: Vec::new(),
         }
     }
 
@@ -197,11 +209,11 @@ impl TileSource {
             Received::Message { has_blob } => has_blob,
         };
         let socket = self.socket.as_mut().expect("a message came from it");
-        let blob_bytes = has_blob.then(|| socket.blob.len() as u64);
-        self.strays.bytes += socket.header.len() as u64 + blob_bytes.unwrap_or(0);
+        let blob = has_blob.then_some(&*socket.blob);
+        self.strays.bytes += (socket.header.len() + blob.map_or(0, <[u8]>::len)) as u64;
         let judge = Judge { settings: &self.settings, running: self.running.as_ref(), ended: &self.ended };
         let (mut meaning, reason) = match parse_header(&socket.header) {
-            Ok(header) => judge.meaning(&header, blob_bytes),
+            Ok(header) => judge.meaning(&header, blob),
             Err(error) => (Meaning::Garbage, Some(Reason::Header(error))),
         };
         if let Meaning::Opens(next, _) = &mut meaning {
@@ -254,21 +266,34 @@ impl TileSource {
     fn place_pending(&mut self, filling: &mut Filling<'_>, now: Instant) -> Option<Fill> {
         let Pending::Frame(head) = self.pending else { return None };
         let place = filling.place(head.frame);
-        match (place, &self.socket) {
-            (Place::Elsewhere, _) => return Some(Fill::Elsewhere(head.frame)),
-            (Place::Here(position), Some(socket)) => {
-                filling.block.frame_mut(position).copy_from_slice(&socket.blob); // The lengths are equal: I1.
-                filling.commit(position, head.counter, head.time_ns);
-                if let Some(running) = &mut self.running {
-                    running.newest = now;
-                    running.has_frames = true;
-                    running.ending = running.ending.map(|_| now);
-                }
-            }
+        match place {
+            Place::Elsewhere => return Some(Fill::Elsewhere(head.frame)),
+            Place::Here(position) => self.take_frame(filling, head, position, now),
             _ => filling.skip(place),
         }
         self.pending = Pending::Nothing;
         None
+    }
+
+    fn take_frame(&mut self, filling: &mut Filling<'_>, head: FrameHead, position: usize, now: Instant) {
+        let (Some(socket), Some(running)) = (&self.socket, &mut self.running) else { return };
+        running.newest = now;
+        running.has_frames = true;
+        running.ending = running.ending.map(|_| now);
+        if running.sent_as == running.announced.encoding {
+            filling.put(position, &socket.blob, head.counter, head.time_ns); // The lengths are right: I1.
+            return;
+        }
+        let (frame_bytes, pixel) = (frame_bytes(&running.announced) as usize, running.announced.pixel);
+        let frame = Bslz4::parse(&socket.blob, frame_bytes, pixel.bytes());
+        let pixels = filling.block.frame_mut(position);
+        match frame.and_then(|frame| frame.decode(&mut self.scratch, pixels)) {
+            Ok(()) => filling.commit(position, head.counter, head.time_ns),
+            Err(error) => {
+                filling.reject(head.frame, FrameFlag::Corrupt);
+                self.note_refusal(|| Reason::Compressed { frame: head.frame, error }.to_string());
+            }
+        }
     }
 
     fn close(&mut self, reason: EndReason) -> Fill {
@@ -420,160 +445,4 @@ impl TileSource {
             Meaning::Garbage => LinkCounters::add(&filling.counters.garbage_messages, 1),
         }
     }
-}
-
-/// Decides what a message means, given what is known.
-struct Judge<'a> {
-    settings: &'a TileSettings,
-    running: Option<&'a Running>,
-    ended: &'a VecDeque<String>,
-}
-
-/// Why a message was refused; put into words only when it is logged.
-#[derive(Debug, thiserror::Error)]
-enum Reason {
-    #[error("{0}")]
-    Header(HeaderError),
-    #[error("tile of frame {frame}: region {got:?}, expected {want:?}")]
-    Region { frame: FrameIndex, got: Region, want: Region },
-    #[error("tile of frame {frame}: pixel type {got}, expected {want}", got = got.numpy_name(), want = want.numpy_name())]
-    Pixel { frame: FrameIndex, got: PixelType, want: PixelType },
-    #[error("tile of frame {frame}: {got:?} bytes of pixels, expected {want}")]
-    Payload { frame: FrameIndex, got: Option<u64>, want: u64 },
-    #[error("series {series:?}: {what} {got}, but the receiver is configured for {want}")]
-    Configured { series: String, what: &'static str, got: String, want: String },
-    #[error("series {series:?}: frames of {bytes} bytes, the limit is {max_bytes}")]
-    TooLarge { series: String, bytes: u64, max_bytes: u64 },
-    #[error("a tile of series {series:?}, which has not begun and says no detector shape")]
-    Unknown { series: String },
-    #[error("the end of series {series:?}, which is not running")]
-    NotRunning { series: String },
-}
-
-impl Judge<'_> {
-    fn meaning(&self, header: &Header<'_>, blob_bytes: Option<u64>) -> (Meaning, Option<Reason>) {
-        match header {
-            Header::Begin(begin) => self.begin(begin),
-            Header::Tile(tile) => self.tile(tile, blob_bytes),
-            Header::End(end) => self.end(end),
-        }
-    }
-
-    fn is_running(&self, series: &str) -> Option<&Running> {
-        self.running.filter(|running| running.series == series)
-    }
-
-    fn has_ended(&self, series: &str) -> bool {
-        self.ended.iter().any(|ended| ended == series)
-    }
-
-    fn begin(&self, begin: &BeginHeader<'_>) -> (Meaning, Option<Reason>) {
-        let announced = Announcement {
-            series_id: begin.series.to_string(),
-            frame_count: begin.frame_count,
-            scan: begin.scan,
-            detector: begin.detector,
-            region: begin.region,
-            pixel: begin.pixel,
-            vendor_header: begin.metadata.as_deref().unwrap_or_default().to_owned(),
-        };
-        if self.is_running(&begin.series).is_some_and(|running| running.announced == announced) {
-            return (Meaning::Nothing, None);
-        }
-        self.opening(announced, None)
-    }
-
-    fn opening(&self, announced: Announcement, head: Option<FrameHead>) -> (Meaning, Option<Reason>) {
-        let series = || announced.series_id.clone();
-        let refuse =
-            |what, got, want| (Meaning::Garbage, Some(Reason::Configured { series: series(), what, got, want }));
-        if let Some(want) = self.settings.region.filter(|&want| want != announced.region) {
-            return refuse("region", format!("{:?}", announced.region), format!("{want:?}"));
-        }
-        if let Some(want) = self.settings.detector.filter(|&want| want != announced.detector) {
-            return refuse("detector", format!("{:?}", announced.detector), format!("{want:?}"));
-        }
-        let (bytes, max_bytes) = (frame_bytes(&announced), self.settings.message_bytes);
-        if bytes > max_bytes {
-            return (Meaning::Garbage, Some(Reason::TooLarge { series: series(), bytes, max_bytes }));
-        }
-        let series = series();
-        let next = Running {
-            series,
-            announced,
-            owner: None,
-            newest: Instant::now(),
-            has_frames: false,
-            ending: None,
-            sent: None,
-        };
-        (Meaning::Opens(Box::new(next), head), None)
-    }
-
-    fn tile(&self, tile: &TileHeader<'_>, blob_bytes: Option<u64>) -> (Meaning, Option<Reason>) {
-        let frame = tile.frame;
-        let time_ns = tile.time_ns.unwrap_or(0);
-        let head = FrameHead { frame, counter: tile.counter.unwrap_or(frame), time_ns };
-        let Some(running) = self.is_running(&tile.series) else { return self.tile_of_another(tile, head, blob_bytes) };
-        let want = &running.announced;
-        if tile.region != want.region {
-            let reason = Reason::Region { frame, got: tile.region, want: want.region };
-            return (Meaning::Broken(frame, FrameFlag::Corrupt), Some(reason));
-        }
-        if tile.pixel != want.pixel {
-            let reason = Reason::Pixel { frame, got: tile.pixel, want: want.pixel };
-            return (Meaning::Broken(frame, FrameFlag::Corrupt), Some(reason));
-        }
-        if blob_bytes != Some(frame_bytes(want)) {
-            let is_short = blob_bytes.is_none_or(|bytes| bytes < frame_bytes(want));
-            let flag = if is_short { FrameFlag::Truncated } else { FrameFlag::Corrupt };
-            let reason = Reason::Payload { frame, got: blob_bytes, want: frame_bytes(want) };
-            return (Meaning::Broken(frame, flag), Some(reason));
-        }
-        (Meaning::Frame(head), None)
-    }
-
-    /// A tile of a series that is not running: stale, or the first of a series that has no `begin`.
-    fn tile_of_another(
-        &self,
-        tile: &TileHeader<'_>,
-        head: FrameHead,
-        blob_bytes: Option<u64>,
-    ) -> (Meaning, Option<Reason>) {
-        if self.has_ended(&tile.series) {
-            return (Meaning::Stale, None);
-        }
-        let Some(detector) = tile.detector else {
-            return (Meaning::Garbage, Some(Reason::Unknown { series: tile.series.to_string() }));
-        };
-        let announced = Announcement {
-            series_id: tile.series.to_string(),
-            frame_count: None,
-            scan: None,
-            detector,
-            region: tile.region,
-            pixel: tile.pixel,
-            vendor_header: String::new(),
-        };
-        if blob_bytes != Some(frame_bytes(&announced)) {
-            let (frame, want) = (tile.frame, frame_bytes(&announced));
-            return (Meaning::Garbage, Some(Reason::Payload { frame, got: blob_bytes, want }));
-        }
-        self.opening(announced, Some(head))
-    }
-
-    fn end(&self, end: &EndHeader<'_>) -> (Meaning, Option<Reason>) {
-        if self.is_running(&end.series).is_some() {
-            return (Meaning::Ended(end.frame_count), None);
-        }
-        if self.has_ended(&end.series) {
-            return (Meaning::Nothing, None);
-        }
-        (Meaning::Garbage, Some(Reason::NotRunning { series: end.series.to_string() }))
-    }
-}
-
-/// Bytes of one frame of the region; at most 2^34 because regions are checked.
-fn frame_bytes(announced: &Announcement) -> u64 {
-    announced.region.pixel_count() * announced.pixel.bytes() as u64
 }

@@ -198,7 +198,7 @@ impl<'a> Driver<'a> {
 fn keep(block: BlockMut, frames: &mut BTreeMap<u64, (Vec<u8>, FrameRecord)>) {
     let Some(block) = block.seal() else { return };
     let frame_bytes = block.series().layout.frame_bytes as usize;
-    let records = block.records().iter().zip(block.bytes().chunks_exact(frame_bytes));
+    let records = block.records().iter().zip(block.pixels().expect("pixels").chunks_exact(frame_bytes));
     for (frame, (record, bytes)) in block.frames().zip(records) {
         if record.flag == FrameFlag::Ok {
             assert_eq!(record.crc32c, ronchi_pipeline::crc32c(bytes), "checksum of frame {frame}");

@@ -8,9 +8,10 @@ use std::time::{Duration, Instant};
 
 use ronchi_ingest::tiles::{BeginHeader, EndHeader, Header, TileHeader, TileSettings, TileSource};
 use ronchi_ingest::{Arrivals, Begin, Fill, Filling, Source};
+use ronchi_pipeline::format::bslz4;
 use ronchi_pipeline::{
-    Announcement, BlockMut, ByteOrder, EndReason, FrameFlag, Gaps, Layout, LinkCounters, PixelKind, PixelType, Pool,
-    Region, Series, SigShape,
+    Announcement, BlockMut, ByteOrder, Encoding, EndReason, FrameFlag, Gaps, Layout, LinkCounters, Payload, PixelKind,
+    PixelType, Pool, Region, Series, SigShape,
 };
 
 pub const DETECTOR: SigShape = SigShape { height: 8, width: 8 };
@@ -30,6 +31,7 @@ pub fn settings(silence: Duration) -> TileSettings {
         detector: Some(DETECTOR),
         message_bytes: 1 << 20,
         silence,
+        is_decoding: false,
     }
 }
 
@@ -42,6 +44,7 @@ pub fn begin(series: &str, frame_count: Option<u64>) -> Header<'_> {
         detector,
         region,
         pixel: pixel(),
+        encoding: Encoding::Raw,
         scan: None,
         metadata,
     })
@@ -49,7 +52,8 @@ pub fn begin(series: &str, frame_count: Option<u64>) -> Header<'_> {
 
 pub fn tile(series: &str, frame: u64) -> TileHeader<'_> {
     let (counter, time_ns) = (Some(frame + 1), Some(1000 + frame));
-    TileHeader { series: series.into(), frame, region: REGION, pixel: pixel(), detector: None, counter, time_ns }
+    let (region, pixel, encoding) = (REGION, pixel(), Encoding::Raw);
+    TileHeader { series: series.into(), frame, region, pixel, encoding, detector: None, counter, time_ns }
 }
 
 pub fn end(series: &str, frame_count: Option<u64>) -> Header<'_> {
@@ -59,6 +63,13 @@ pub fn end(series: &str, frame_count: Option<u64>) -> Header<'_> {
 /// The pixels of a frame.
 pub fn pixels(frame: u64) -> Vec<u8> {
     (0..FRAME_BYTES as u64).map(|i| (frame * 31 + i) as u8).collect()
+}
+
+/// The same, as a detector compresses them.
+pub fn compressed(frame: u64) -> Vec<u8> {
+    let mut out = Vec::new();
+    bslz4::Compressor::default().compress(&pixels(frame), 2, &mut out);
+    out
 }
 
 /// A PUSH socket connected to `address`.
@@ -125,7 +136,8 @@ impl Driver {
         };
         let announced = *announced;
         let frame_bytes = announced.region.pixel_count() * announced.pixel.bytes() as u64;
-        let layout = Layout::choose(frame_bytes, self.block_bytes, None, announced.frame_count).expect("fits");
+        let (pixel, count) = (announced.pixel, announced.frame_count);
+        let layout = announced.encoding.layout(frame_bytes, pixel, self.block_bytes, None, count).expect("fits");
         let (acquisition, name, link_count) = ([0; 16], "t".to_owned(), 1);
         let series =
             Series { acquisition, name, link: 0, link_count, announced, scan: None, layout, is_recorded: true };
@@ -168,8 +180,11 @@ impl Driver {
             if record.flag == FrameFlag::Ok {
                 let is_as_sent = (record.counter, record.time_ns) == (frame + 1, 1000 + frame);
                 assert!(!self.checks_records || is_as_sent, "{record:?} of frame {frame}");
-                let bytes = block.bytes()[i * frame_bytes..(i + 1) * frame_bytes].to_vec();
-                assert!(frames.insert(frame, bytes).is_none(), "frame {frame} came out twice");
+                let bytes = match block.payload() {
+                    Payload::Pixels(pixels) => &pixels[i * frame_bytes..(i + 1) * frame_bytes],
+                    Payload::Bslz4(frames) => frames.frame(i).expect("it is there"),
+                };
+                assert!(frames.insert(frame, bytes.to_vec()).is_none(), "frame {frame} came out twice");
             }
         }
     }

@@ -109,64 +109,81 @@ fn put_header(out: &mut [u8], flags: u8, item_bytes: usize, (chunk, block, end):
     put(out, 12, end);
 }
 
-/// What [`reframe`] could not copy.
+/// What [`reframe`] made.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Reframed {
+    /// Length of the chunk.
+    pub stored_bytes: usize,
     /// Blocks that were decoded because their LZ4 form is not shorter, or because they hold the frame's odd last items.
     pub stored_blocks: usize,
 }
 
-/// Makes a chunk of a detector's frames; `None` stands for a frame that is not there and reads as zeros. `out` is replaced.
+/// Makes a chunk of a detector's frames at the start of `out`; `None` stands for a frame that is not there and reads as
+/// zeros.
 ///
 /// # Errors
-/// All frames are missing, frames differ in length, blocks or items, several frames are not whole blocks each, or an LZ4
-/// block that has to be decoded is damaged. Blocks that are copied are not decoded: damage in them shows when they are read.
-pub fn reframe(frames: &[Option<Bslz4<'_>>], out: &mut Vec<u8>) -> Result<Reframed, FormatError> {
+/// All frames are missing, frames differ in length, blocks or items, several frames are not whole blocks each, the chunk is
+/// longer than `out`, or an LZ4 block that has to be decoded is damaged. Blocks that are copied are not decoded: see
+/// [`Bslz4::check`].
+pub fn reframe(frames: &[Option<Bslz4<'_>>], out: &mut [u8]) -> Result<Reframed, FormatError> {
     let Some(like) = frames.iter().flatten().next().copied() else {
         return Err(field("frames of a chunk", "none", "one at least that is there"));
     };
-    let (frame, block, item) = (like.frame_bytes(), like.block_bytes(), like.item_bytes());
-    let is_like = |f: &Bslz4<'_>| (f.frame_bytes(), f.block_bytes(), f.item_bytes()) == (frame, block, item);
-    if !frames.iter().flatten().all(is_like) || frames.len() > 1 && !frame.is_multiple_of(block) {
+    let sizes = |f: &Bslz4<'_>| (f.frame_bytes(), f.block_bytes().min(f.frame_bytes()), f.item_bytes());
+    let (frame, block, item) = sizes(&like);
+    let is_like = |f: &Bslz4<'_>| sizes(f) == (frame, block, item);
+    let is_whole = |frame: usize| frame.is_multiple_of(block) && bitshuffle::is_whole(block, item);
+    if !frames.iter().flatten().all(is_like) || frames.len() > 1 && !is_whole(frame) {
         return Err(field("frames of a chunk", "unlike blocks", "whole blocks of the same size"));
     }
     let chunk = frame.checked_mul(frames.len()).filter(|bytes| (1..=CHUNK_BYTES_MAX).contains(bytes));
     let chunk = chunk.ok_or_else(|| field("bytes of a chunk", frame, "1 to 2^30 - 1"))?;
-    let block = block.min(chunk);
     let zeros = if frames.iter().any(Option::is_none) { zero_block(block) } else { Vec::new() };
-    let mut parts = Parts::new(out, chunk.div_ceil(block));
+    let mut parts = Parts::new(out, chunk.div_ceil(block))?;
     let mut reframed = Reframed::default();
     for frame_in in frames {
         match frame_in {
             Some(frame_in) => copy_blocks(frame_in, &mut parts, &mut reframed)?,
-            None => (0..frame / block).for_each(|_| parts.push(&[&zeros])),
+            None => (0..frame / block).try_for_each(|_| parts.push(&[&zeros]))?,
         }
     }
-    let end = parts.out.len();
-    put_header(out, FLAGS_LZ4, item, (chunk, block, end));
+    reframed.stored_bytes = parts.end;
+    put_header(out, FLAGS_LZ4, item, (chunk, block, reframed.stored_bytes));
     Ok(reframed)
 }
 
 /// A frame under construction: header and starts, then blocks.
 struct Parts<'a> {
-    out: &'a mut Vec<u8>,
+    out: &'a mut [u8],
     count: usize,
+    end: usize,
 }
 
 impl<'a> Parts<'a> {
-    fn new(out: &'a mut Vec<u8>, block_count: usize) -> Self {
-        out.clear();
-        out.resize(HEADER_BYTES + 4 * block_count, 0);
-        Self { out, count: 0 }
+    fn new(out: &'a mut [u8], block_count: usize) -> Result<Self, FormatError> {
+        let end = HEADER_BYTES + 4 * block_count;
+        if end > out.len() {
+            return Err(FormatError::Short { what: "room for a chunk", got_bytes: out.len(), want_bytes: end });
+        }
+        Ok(Self { out, count: 0, end })
     }
 
-    fn push(&mut self, pieces: &[&[u8]]) {
-        let start = self.out.len();
-        put(self.out, HEADER_BYTES + 4 * self.count, start);
-        self.count += 1;
+    fn push(&mut self, pieces: &[&[u8]]) -> Result<(), FormatError> {
         let length: usize = pieces.iter().map(|piece| piece.len()).sum();
-        self.out.extend((length as u32).to_le_bytes());
-        pieces.iter().for_each(|piece| self.out.extend_from_slice(piece));
+        let (start, end) = (self.end, self.end + 4 + length);
+        if end > self.out.len() {
+            return Err(FormatError::Short { what: "room for a chunk", got_bytes: self.out.len(), want_bytes: end });
+        }
+        put(self.out, HEADER_BYTES + 4 * self.count, start);
+        put(self.out, start, length);
+        let mut rest = &mut self.out[start + 4..end];
+        for piece in pieces {
+            let (place, after) = rest.split_at_mut(piece.len());
+            place.copy_from_slice(piece);
+            rest = after;
+        }
+        (self.count, self.end) = (self.count + 1, end);
+        Ok(())
     }
 }
 
@@ -176,7 +193,7 @@ fn copy_blocks(frame: &Bslz4<'_>, parts: &mut Parts<'_>, reframed: &mut Reframed
     for block in frame.blocks() {
         let is_odd = is_odd && block.block_bytes == last_bytes;
         if !is_odd && block.payload.len() < block.block_bytes {
-            parts.push(&[block.payload]);
+            parts.push(&[block.payload])?;
             continue;
         }
         let mut rows = vec![0; block.block_bytes];
@@ -185,14 +202,14 @@ fn copy_blocks(frame: &Bslz4<'_>, parts: &mut Parts<'_>, reframed: &mut Reframed
         if is_odd {
             let mut items = vec![0; rows.len()];
             bitshuffle::unshuffle(&rows, frame.item_bytes(), &mut items);
-            parts.push(&[&items, frame.tail()]);
+            parts.push(&[&items, frame.tail()])?;
         } else {
-            parts.push(&[&rows]);
+            parts.push(&[&rows])?;
         }
     }
     if is_odd && last_bytes == 0 {
         reframed.stored_blocks += 1;
-        parts.push(&[frame.tail()]);
+        parts.push(&[frame.tail()])?;
     }
     Ok(())
 }

@@ -19,6 +19,67 @@ use super::{FormatError, bitshuffle, field};
 const BLOCK_BYTES_DEFAULT: usize = 8192;
 const HEADER_BYTES: usize = 12;
 
+/// Whether frames of `frame_bytes` in blocks of the usual size can lie together in a chunk: only a chunk's last block may be
+/// shorter than the others.
+pub fn is_usually_joint(frame_bytes: u64, item_bytes: usize) -> bool {
+    let is_one_block =
+        frame_bytes <= BLOCK_BYTES_DEFAULT as u64 && bitshuffle::is_whole(frame_bytes as usize, item_bytes);
+    is_one_block || frame_bytes.is_multiple_of(BLOCK_BYTES_DEFAULT as u64)
+}
+
+/// Compresses frames as detectors do; keeps its scratch between them.
+#[derive(Debug)]
+pub struct Compressor {
+    block_bytes: usize,
+    rows: Vec<u8>,
+    block: Vec<u8>,
+}
+
+impl Default for Compressor {
+    fn default() -> Self {
+        Self::in_blocks_of(BLOCK_BYTES_DEFAULT)
+    }
+}
+
+impl Compressor {
+    /// Compresses in blocks of so many bytes instead of 8192.
+    ///
+    /// # Panics
+    /// When that is no multiple of 64, eight items of any size, or more than 1 GiB.
+    pub fn in_blocks_of(block_bytes: usize) -> Self {
+        assert!(
+            block_bytes.is_multiple_of(64) && (64..=1 << 30).contains(&block_bytes),
+            "blocks of {block_bytes} bytes"
+        );
+        Self { block_bytes, rows: Vec::new(), block: Vec::new() }
+    }
+
+    /// Replaces `out` by `pixels` in compressed form.
+    ///
+    /// # Panics
+    /// When `pixels` are not whole items of 1, 2, 4 or 8 bytes.
+    pub fn compress(&mut self, pixels: &[u8], item_bytes: usize, out: &mut Vec<u8>) {
+        let is_whole = bitshuffle::is_item(item_bytes) && pixels.len().is_multiple_of(item_bytes);
+        assert!(is_whole, "{} bytes of items of {item_bytes}", pixels.len());
+        out.clear();
+        out.extend((pixels.len() as u64).to_be_bytes());
+        out.extend((self.block_bytes as u32).to_be_bytes());
+        let (blocks, tail) = pixels.split_at(pixels.len() - pixels.len() % (bitshuffle::ITEMS_MULTIPLE * item_bytes));
+        let longest = self.block_bytes.min(blocks.len());
+        self.block.resize(longest + longest / 255 + 16, 0); // LZ4 never needs more.
+        self.rows.resize(longest, 0);
+        for block in blocks.chunks(self.block_bytes) {
+            let rows = &mut self.rows[..block.len()];
+            bitshuffle::shuffle(block, item_bytes, rows);
+            let length = lz4::block::compress_to_buffer(rows, None, false, &mut self.block);
+            let length = length.expect("the buffer is as long as LZ4 asks for");
+            out.extend((length as u32).to_be_bytes());
+            out.extend(&self.block[..length]);
+        }
+        out.extend(tail);
+    }
+}
+
 /// A compressed frame whose lengths all add up.
 #[derive(Debug, Clone, Copy)]
 pub struct Bslz4<'a> {
@@ -100,6 +161,15 @@ impl<'a> Bslz4<'a> {
         self.tail
     }
 
+    /// Whether every block expands to its length: all that can be wrong with a frame whose lengths add up.
+    pub fn check(&self, scratch: &mut Vec<u8>) -> Result<(), FormatError> {
+        let longest = self.block_bytes.min(self.frame_bytes);
+        if scratch.len() < longest {
+            scratch.resize(longest, 0);
+        }
+        self.blocks().try_for_each(|block| expand(block.payload, &mut scratch[..block.block_bytes]))
+    }
+
     /// Decodes the frame into `out`; `scratch` is reused between frames, and grows to the length of a block.
     ///
     /// # Panics
@@ -107,7 +177,10 @@ impl<'a> Bslz4<'a> {
     pub fn decode(&self, scratch: &mut Vec<u8>, out: &mut [u8]) -> Result<(), FormatError> {
         assert_eq!(out.len(), self.frame_bytes, "the frame was checked against this length");
         let (blocks, tail) = out.split_at_mut(self.frame_bytes - self.tail.len());
-        scratch.resize(self.block_bytes.min(blocks.len()), 0);
+        let longest = self.block_bytes.min(blocks.len());
+        if scratch.len() < longest {
+            scratch.resize(longest, 0);
+        }
         for (block, out) in self.blocks().zip(blocks.chunks_mut(self.block_bytes)) {
             let rows = &mut scratch[..block.block_bytes];
             expand(block.payload, rows)?;

@@ -34,7 +34,7 @@ mod weights;
 mod whole;
 
 pub use exact::Exact;
-pub use frames::{Frames, FramesError};
+pub use frames::{Decoder, Frames, FramesError};
 pub use image::{LiveImage, Stored};
 pub use kinds::{ParameterError, Reduction};
 pub use live::{Hole, LINE_FRAMES_MAX, LiveImages, MergeCounts, SCAN_POSITIONS_MAX};

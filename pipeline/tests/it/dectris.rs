@@ -33,9 +33,9 @@ fn decoded(bytes: &[u8], frame_bytes: usize, item_bytes: usize) -> Vec<u8> {
     let (mut pixels, mut again) = (vec![0; frame_bytes], vec![0; frame_bytes]);
     let mut scratch = Vec::new();
     frame.decode(&mut scratch, &mut pixels).expect("sound blocks");
-    let mut chunk = Vec::new();
-    blosc::reframe(&[Some(frame)], &mut chunk).expect("one frame is a chunk");
-    blosc::decode(&chunk, &mut scratch, &mut again).expect("a chunk of ours");
+    let mut chunk = vec![0; blosc::bytes_max(frame_bytes, frame.block_bytes())];
+    let made = blosc::reframe(&[Some(frame)], &mut chunk).expect("one frame is a chunk");
+    blosc::decode(&chunk[..made.stored_bytes], &mut scratch, &mut again).expect("a chunk of ours");
     assert!(pixels == again, "decoded otherwise by way of a chunk");
     pixels
 }

@@ -1,5 +1,6 @@
 //! Tests of the crate through its public face.
 
+mod compressed;
 mod dectris;
 mod golden;
 mod masks;

@@ -9,7 +9,8 @@ use ronchi_pipeline::reduce::{
     VirtualDetector,
 };
 use ronchi_pipeline::{
-    Announcement, BlockMut, ByteOrder, Layout, NavShape, PixelKind, PixelType, Pool, Region, Scan, Series, SigShape,
+    Announcement, BlockMut, ByteOrder, Encoding, Layout, NavShape, PixelKind, PixelType, Pool, Region, Scan, Series,
+    SigShape,
 };
 
 use crate::run::{Data, Piece, run, run_whole, values};
@@ -246,6 +247,7 @@ fn frames_of_a_block() {
         detector: SMALL,
         region: SMALL.region(),
         pixel: U16,
+        encoding: Encoding::Raw,
         vendor_header: String::new(),
     };
     let layout = Layout { frame_bytes: 12, frames_per_chunk: 4, chunks_per_segment: 8 };
@@ -259,7 +261,7 @@ fn frames_of_a_block() {
     }
     let block = block.seal().expect("two frames");
     let mut reducer = reducer(&all());
-    assert_eq!(reducer.reduce(&Frames::of_block(&block)), 2);
+    assert_eq!(reducer.reduce(&Frames::of_block(&block).expect("pixels")), 2);
     assert_eq!(reducer.take().frames(), [4, 6]);
     assert_eq!(reducer.take_patterns().frame_count(), 2);
     drop(block);

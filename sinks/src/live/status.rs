@@ -182,7 +182,7 @@ pub fn disk_free_bytes(path: &Path) -> Option<u64> {
 }
 
 /// Counters of a link with their names, in the order of the struct; `connected` is not among them.
-pub fn link_counters(counters: &LinkCounters) -> [(&'static str, u64); 17] {
+pub fn link_counters(counters: &LinkCounters) -> [(&'static str, u64); 18] {
     let read = LinkCounters::read;
     [
         ("reconnects", read(&counters.reconnects)),
@@ -192,6 +192,7 @@ pub fn link_counters(counters: &LinkCounters) -> [(&'static str, u64); 17] {
         ("blocks", read(&counters.blocks)),
         ("missing_frames", read(&counters.missing_frames)),
         ("rejected_frames", read(&counters.rejected_frames)),
+        ("damaged_frames", read(&counters.damaged_frames)),
         ("duplicate_frames", read(&counters.duplicate_frames)),
         ("unplaced_frames", read(&counters.unplaced_frames)),
         ("garbage_messages", read(&counters.garbage_messages)),

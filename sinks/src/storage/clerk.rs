@@ -176,10 +176,10 @@ fn perform(job: Job, is_failing: &mut bool) -> Option<Answer> {
         Job::Progress(files, number, bytes) => replace_progress(&files, number, &bytes),
         Job::Resize(files, frame_count) => {
             let table = files.base.join("frame_table");
-            let rows_per_file = table::rows_per_file(None);
+            let sizes = (table::rows_per_file(None), table::columns(files.has_checksums));
             files
                 .write_metadata(frame_count)
-                .and_then(|()| table::write_metadata(&*files.system, &table, frame_count, rows_per_file))
+                .and_then(|()| table::write_metadata(&*files.system, &table, frame_count, sizes))
         }
     };
     match result {

@@ -14,7 +14,7 @@ use ronchi_pipeline::format::{
     DataSetState, DetectorInfo, FramesArray, GAPS_LISTED_MAX, LAYOUT_VERSION, Law, Manifest, PlainArray, TileGaps,
     group_json, uuid_text,
 };
-use ronchi_pipeline::{Gaps, Layout, Region, Scan, Series, SigShape, Watermarks};
+use ronchi_pipeline::{Encoding, Gaps, Layout, Region, Scan, Series, SigShape, Watermarks};
 use rustix::fs::{FlockOperation, flock};
 use serde_json::{Value, json};
 
@@ -123,6 +123,8 @@ pub(super) struct TileFiles {
     pub(super) volumes: Arc<Volumes>,
     /// How often the clerk was asked to replace `progress.json`.
     pub(super) progress_count: Arc<AtomicU64>,
+    /// The frame table holds the checksum of every frame.
+    pub(super) has_checksums: bool,
 }
 
 impl DataSet {
@@ -216,12 +218,10 @@ impl DataSet {
         let whole_metadata = grid.map(|grid| FramesArray { shape: grid.detector, ..metadata.clone() });
         files::create_dirs(&*self.system, &array.join("c"))?;
         let table = base.join("frame_table");
-        table::write_metadata(
-            &*self.system,
-            &table,
-            metadata.frame_count,
-            table::rows_per_file(announced.frame_count),
-        )?;
+        // The pixels of compressed frames were not seen: their chunks are what has checksums.
+        let has_checksums = announced.encoding == Encoding::Raw;
+        let sizes = (table::rows_per_file(announced.frame_count), table::columns(has_checksums));
+        table::write_metadata(&*self.system, &table, metadata.frame_count, sizes)?;
         files::replace_json(&*self.system, &table.join("zarr.json"), &group_json(json!({})))?;
         let tile = series.link as usize;
         let watermarks = self.watermarks.get(tile).cloned().unwrap_or_default();
@@ -240,6 +240,7 @@ impl DataSet {
             watermarks,
             volumes: Arc::clone(&self.volumes),
             progress_count,
+            has_checksums,
         };
         files.write_metadata(files.metadata.frame_count)?;
         companion::refresh(&*self.system, &self.root, true);

@@ -72,6 +72,9 @@ pub enum StorageError {
         /// What of it stays free.
         reserve_bytes: u64,
     },
+    /// Frames come compressed, and the writer was started for pixels.
+    #[error("frames that come compressed cannot be stored: this receiver was started to store pixels")]
+    Encoding,
     /// No volume takes segments any more.
     #[error("all {count} volumes have failed")]
     NoVolume {

@@ -17,10 +17,10 @@
 mod packed;
 mod publication;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::ops::Range;
 
-use ronchi_pipeline::{Block, DATA_OFFSET, FrameFlag, FrameRecord, Layout, SECTOR_BYTES};
+use ronchi_pipeline::{Block, DATA_OFFSET, FrameFlag, FrameRecord, Layout, Payload, SECTOR_BYTES};
 
 use super::disk::{Action, Bytes, DiskFile, Op, Page, Purpose, Tag};
 use super::tile::Goal;
@@ -45,7 +45,7 @@ pub(super) enum FrameState {
     Published,
     /// Synced.
     Durable,
-    /// The disk refused it: a gap.
+    /// The disk refused it, or it does not decode: a gap.
     Failed,
 }
 
@@ -78,6 +78,14 @@ pub(super) struct Settled {
     pub(super) frames: Range<usize>,
     pub(super) records: Vec<FrameRecord>,
     pub(super) is_failed: bool,
+}
+
+/// What happened in a packed segment before anything was written.
+#[derive(Debug, Default)]
+pub(super) struct News {
+    pub(super) settled: Vec<Settled>,
+    /// Places of frames that do not decode.
+    pub(super) damaged: Vec<usize>,
 }
 
 /// What page 0 is to say, with the log records that go before it.
@@ -117,6 +125,9 @@ pub(super) struct Segment {
     pub(super) page_failures: u8,
     /// Chunks of a packed segment, which are compressed instead of having fixed places.
     packed: Option<Packed>,
+    /// Places of frames that came compressed and do not decode.
+    damaged: BTreeSet<usize>,
+    news: News,
 }
 
 impl Segment {
@@ -155,6 +166,8 @@ impl Segment {
             poison,
             page_failures: 0,
             packed,
+            damaged: BTreeSet::new(),
+            news: News::default(),
         }
     }
 
@@ -214,9 +227,10 @@ impl Segment {
         let first = (block.frames().start - self.first_frame()) as usize;
         let frames = first + run.start..first + run.end;
         let (records, places) = (block.records()[run.clone()].to_vec(), run);
-        let is_behind = match &self.packed {
-            Some(packed) => packed.is_closed(frames.start),
-            None => {
+        let is_behind = match (&self.packed, block.payload()) {
+            (Some(packed), _) => packed.is_closed(frames.start),
+            (None, Payload::Bslz4(_)) => true, // There is no place for them: `Writer` makes packed segments for them.
+            (None, Payload::Pixels(_)) => {
                 disk.start < self.seam_floor && disk.start % SECTOR != 0
                     || disk.end < self.seam_floor && disk.end % SECTOR != 0
             }
@@ -371,9 +385,13 @@ impl Segment {
         if part.pending > 0 {
             return None;
         }
-        let Part { frames, records, mut is_failed, .. } = self.parts.remove(&number)?;
+        let Part { frames, mut records, mut is_failed, .. } = self.parts.remove(&number)?;
         is_failed |= self.poison.is_some();
         self.frames[frames.clone()].fill(if is_failed { FrameState::Failed } else { FrameState::Complete });
+        for &place in self.damaged.range(frames.clone()) {
+            self.frames[place] = FrameState::Failed;
+            records[place - frames.start].flag = FrameFlag::Corrupt;
+        }
         if !is_failed {
             self.completed.push(frames.clone());
         }

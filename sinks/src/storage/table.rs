@@ -33,8 +33,13 @@ pub(super) const ARRAYS: [(&str, &str, u64, u8); COLUMNS] = [
     ("flags", "uint8", 1, FrameFlag::Missing as u8),
     (CHECKSUMS, "uint32", 4, 0),
 ];
-/// The array of checksums; data sets of early receivers have none.
+/// The array of checksums, the last one. Tiles whose frames came compressed have none, nor have data sets of early receivers.
 pub(super) const CHECKSUMS: &str = "crc32c";
+
+/// Arrays of a table with or without checksums.
+pub(super) const fn columns(has_checksums: bool) -> usize {
+    if has_checksums { COLUMNS } else { COLUMNS - 1 }
+}
 
 /// Consecutive rows that wait to be written, one byte string per array.
 struct Run {
@@ -53,8 +58,10 @@ pub(super) struct FrameTable {
     system: Arc<dyn FileSystem>,
     dir: PathBuf,
     rows_per_file: u64,
+    /// Arrays that there are: the first so many.
+    columns: usize,
     runs: Vec<Run>,
-    files: BTreeMap<u64, [DiskFile; COLUMNS]>,
+    files: BTreeMap<u64, Vec<DiskFile>>,
     unsynced: Vec<DiskFile>,
 }
 
@@ -84,14 +91,14 @@ pub(super) fn metadata(frame_count: u64, rows_per_file: u64) -> impl Iterator<It
     })
 }
 
-/// Creates or replaces the metadata of the arrays, for `frame_count` frames.
+/// Creates or replaces the metadata of the first `columns` arrays, for `frame_count` frames.
 pub(super) fn write_metadata(
     system: &dyn FileSystem,
     dir: &Path,
     frame_count: u64,
-    rows_per_file: u64,
+    (rows_per_file, columns): (u64, usize),
 ) -> Result<(), StorageError> {
-    for (name, json) in metadata(frame_count, rows_per_file) {
+    for (name, json) in metadata(frame_count, rows_per_file).take(columns) {
         let dir = dir.join(name);
         files::create_dirs(system, &dir.join("c"))?;
         files::replace_json(system, &dir.join("zarr.json"), &json)?;
@@ -113,9 +120,9 @@ pub(super) fn read_rows_per_file(dir: &Path) -> Result<u64, StorageError> {
 }
 
 impl FrameTable {
-    /// The table below `dir`, whose metadata is there.
-    pub(super) fn new(system: Arc<dyn FileSystem>, dir: PathBuf, rows_per_file: u64) -> Self {
-        Self { system, dir, rows_per_file, runs: Vec::new(), files: BTreeMap::new(), unsynced: Vec::new() }
+    /// The table below `dir`, whose metadata is there, of so many arrays.
+    pub(super) fn new(system: Arc<dyn FileSystem>, dir: PathBuf, (rows_per_file, columns): (u64, usize)) -> Self {
+        Self { system, dir, rows_per_file, columns, runs: Vec::new(), files: BTreeMap::new(), unsynced: Vec::new() }
     }
 
     /// Adds rows of consecutive frames.
@@ -185,9 +192,9 @@ impl FrameTable {
         Ok(())
     }
 
-    fn open(&mut self, number: u64, disk: &mut dyn Disk) -> Result<[DiskFile; COLUMNS], StorageError> {
+    fn open(&mut self, number: u64, disk: &mut dyn Disk) -> Result<Vec<DiskFile>, StorageError> {
         if !self.files.contains_key(&number) {
-            let mut create = |i: usize| {
+            let mut create = |i: usize| -> Result<DiskFile, StorageError> {
                 let (name, _, row_bytes, fill) = ARRAYS[i];
                 create_file(
                     &*self.system,
@@ -197,7 +204,7 @@ impl FrameTable {
                 )
                 .map(|file| disk.attach_plain(file))
             };
-            let files = [create(0)?, create(1)?, create(2)?, create(3)?];
+            let files = (0..self.columns).map(&mut create).collect::<Result<_, _>>()?;
             self.files.insert(number, files);
             if self.files.len() > OPEN_MAX {
                 self.files.pop_first();

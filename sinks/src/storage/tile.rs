@@ -17,7 +17,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::ops::Range;
 use std::sync::Arc;
 
-use ronchi_pipeline::{Block, End, EndReason, FrameFlag, FrameRecord, LinkCounters, Series};
+use ronchi_pipeline::{Block, End, EndReason, FrameFlag, FrameRecord, GapReason, Gaps, LinkCounters, Series};
 
 use super::clerk::{Job, NewSegment, Prepared};
 use super::clock::Clock;
@@ -100,6 +100,8 @@ pub(super) struct Tile {
     written_count: u64,
     durable_count: u64,
     durable_runs: Vec<Range<u64>>,
+    /// Frames that came compressed and do not decode.
+    damaged: Gaps,
     sealed_count: u64,
     end: Option<(Option<Arc<End>>, EndReason)>,
     error: Option<String>,
@@ -118,7 +120,8 @@ impl Tile {
         clock: Arc<dyn Clock>,
     ) -> Self {
         let rows = super::table::rows_per_file(series.announced.frame_count);
-        let table = FrameTable::new(Arc::clone(&files.system), files.base.join("frame_table"), rows);
+        let columns = super::table::columns(files.has_checksums);
+        let table = FrameTable::new(Arc::clone(&files.system), files.base.join("frame_table"), (rows, columns));
         let mut tile = Self {
             key,
             plan,
@@ -149,6 +152,7 @@ impl Tile {
             written_count: 0,
             durable_count: 0,
             durable_runs: Vec::new(),
+            damaged: Gaps::default(),
             sealed_count: 0,
             end: None,
             error: None,
@@ -239,6 +243,7 @@ impl Tile {
             self.error = segment.poison.clone().or_else(|| Some(segment.too_late().to_owned()));
         }
         self.settle(number, refused);
+        self.hear(number);
     }
 
     fn open_segment(&mut self, number: u64, disk: &mut dyn Disk) {
@@ -248,9 +253,9 @@ impl Tile {
             None => Err("no frames were announced for this segment".to_owned()),
         };
         self.note_refusal(number, file.as_ref().err());
-        let (layout, item_bytes) = (self.series.layout, self.series.announced.pixel.bytes());
-        let packed =
-            self.packer.as_ref().map(|packer| Packed::new(Arc::clone(packer), (self.key, number), layout, item_bytes));
+        let (layout, announced) = (self.series.layout, &self.series.announced);
+        let form = (announced.encoding, announced.pixel.bytes());
+        let packed = self.packer.as_ref().map(|it| Packed::new(Arc::clone(it), (self.key, number), layout, form));
         let segment = Segment::new(self.key, number, layout, file, packed);
         self.open.insert(number, segment);
         let newest = self.newest.map_or(number, |newest| newest.max(number));
@@ -297,9 +302,25 @@ impl Tile {
     pub(super) fn packed(&mut self, done: PackDone, out: &mut Vec<Op>) {
         let number = done.key.segment;
         if let Some(segment) = self.open.get_mut(&number) {
-            let settled = segment.packed(done, out);
-            self.settle(number, settled);
+            segment.packed(done, out);
+            self.hear(number);
         }
+    }
+
+    /// Takes what has happened in a packed segment before anything was written.
+    fn hear(&mut self, number: u64) {
+        let Some(segment) = self.open.get_mut(&number) else { return };
+        let (first, news) = (segment.first_frame(), segment.take_news());
+        for frame in news.damaged.into_iter().map(|place| first + place as u64) {
+            self.damaged.insert(frame..frame + 1, GapReason::Damaged);
+            self.late.remove(&frame); // It counts as missing, and stays so.
+            let count = self.counters.damaged_frames.fetch_add(1, std::sync::atomic::Ordering::Relaxed) + 1;
+            if count.is_power_of_two() {
+                let (name, link) = (&self.series.name, self.series.link);
+                tracing::error!(name, link, frame, count, "a frame came compressed and does not decode: it is a gap");
+            }
+        }
+        self.settle(number, news.settled);
     }
 
     /// Notes the result of an operation.
@@ -354,7 +375,10 @@ impl Tile {
 
     /// Goes on with the cycle as far as it can without waiting, then with the next one.
     pub(super) fn advance(&mut self, disk: &mut dyn Disk, out: &mut Vec<Op>) {
-        self.open.values_mut().for_each(|segment| segment.pump(out));
+        for number in self.open.keys().copied().collect::<Vec<_>>() {
+            self.open.get_mut(&number).into_iter().for_each(|segment| segment.pump(out));
+            self.hear(number);
+        }
         loop {
             let Some(cycle) = self.cycle.take() else {
                 if self.start_cycle(disk, out) {
@@ -441,6 +465,7 @@ impl Tile {
             cycle.goal = cycle.goal.min(Goal::Sync); // The final page 0 names what must be synced before.
         }
         let number = cycle.segment.unwrap_or(0);
+        self.hear(number);
         let (page_tag, small_tag) = (self.tag(number, Purpose::Page), self.tag(number, Purpose::Small));
         let before = out.len();
         let mut frames = Vec::new();

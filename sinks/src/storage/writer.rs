@@ -28,7 +28,7 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::{Receiver, RecvTimeoutError};
 use ronchi_pipeline::fault::{self, Stage};
 use ronchi_pipeline::format::{DataSetState, Law};
-use ronchi_pipeline::{Block, End, EndReason, Event, GapReason, Gaps, Series};
+use ronchi_pipeline::{Block, Encoding, End, EndReason, Event, GapReason, Gaps, Series};
 
 use super::clerk::{Answer, Clerk, Dead};
 use super::data_set::{DataSet, TileOutcome};
@@ -307,7 +307,8 @@ impl Session {
 
     fn create_tile(&mut self, key: u64, series: &Arc<Series>) -> Result<Tile, StorageError> {
         let data_set = (self.open)(series)?;
-        let files = data_set.create_tile(series, self.packer.is_some())?;
+        let packer = self.packer_of(series)?;
+        let files = data_set.create_tile(series, packer.is_some())?;
         let path = files.base.join("chunks.log");
         let log = files.system.create(&path, Creation::New).context("create", &path)?;
         super::files::sync_dir(&*files.system, &files.base)?;
@@ -315,8 +316,18 @@ impl Session {
         let counters = self.plan.counters.get(series.link as usize).cloned().unwrap_or_default();
         let clock = Arc::clone(&self.plan.clock);
         let mut tile = Tile::new(key, self.tile_plan, Arc::clone(series), files, counters, log, clock);
-        tile.packer = self.packer.clone();
+        tile.packer = packer;
         Ok(tile)
+    }
+
+    /// What makes the chunks of a series, if they are to be packed.
+    fn packer_of(&self, series: &Series) -> Result<Option<Arc<Packer>>, StorageError> {
+        let takes_pixels = self.plan.pack.as_ref().is_some_and(|pack| pack.takes_pixels);
+        match (series.announced.encoding, &self.packer) {
+            (Encoding::Raw, packer) => Ok(packer.clone().filter(|_| takes_pixels)),
+            (Encoding::Bslz4, Some(packer)) => Ok(Some(Arc::clone(packer))),
+            (Encoding::Bslz4, None) => Err(StorageError::Encoding),
+        }
     }
 
     fn accept(&mut self, block: &Block) {

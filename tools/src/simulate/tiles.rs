@@ -18,7 +18,8 @@
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use ronchi_ingest::tiles::{BeginHeader, EndHeader, Header, TileHeader};
-use ronchi_pipeline::{ByteOrder, FrameIndex, NavShape, PixelKind, PixelType, Region, SigShape};
+use ronchi_pipeline::format::bslz4;
+use ronchi_pipeline::{ByteOrder, Encoding, FrameIndex, NavShape, PixelKind, PixelType, Region, SigShape};
 
 /// Messages the sender keeps before it waits for the receiver.
 pub const QUEUE_MESSAGES: i32 = 256;
@@ -42,6 +43,8 @@ pub struct TileStream {
     pub region: Region,
     /// Pixel type of the payloads.
     pub pixel: PixelType,
+    /// The form of the payloads.
+    pub encoding: Encoding,
     /// Scan shape to announce.
     pub scan: Option<NavShape>,
     /// Text to send with `begin`.
@@ -71,13 +74,14 @@ impl TileStream {
             detector,
             region: detector.region(),
             pixel: PixelType::new(PixelKind::U16, ByteOrder::Little),
+            encoding: Encoding::Raw,
             scan: None,
             metadata: None,
             coding: HeaderCoding::Json,
         }
     }
 
-    /// Bytes of one payload.
+    /// Bytes of the pixels of one tile.
     pub fn frame_bytes(&self) -> usize {
         self.region.pixel_count() as usize * self.pixel.bytes()
     }
@@ -89,6 +93,7 @@ impl TileStream {
             detector: self.detector,
             region: self.region,
             pixel: self.pixel,
+            encoding: self.encoding,
             scan: self.scan,
             metadata: self.metadata.as_deref().map(Into::into),
         })
@@ -101,6 +106,7 @@ impl TileStream {
             frame,
             region: self.region,
             pixel: self.pixel,
+            encoding: self.encoding,
             detector: None,
             counter: Some(frame),
             time_ns: time_ns.and_then(|since| u64::try_from(since.as_nanos()).ok()),
@@ -130,6 +136,8 @@ pub struct TileFaults {
     pub garbage: f64,
     /// The frame is sent with a region that is not the stream's.
     pub wrong_region: f64,
+    /// A compressed frame is sent with a block that does not expand: nothing in its header or lengths tells.
+    pub spoil: f64,
 }
 
 /// What was sent.
@@ -141,6 +149,8 @@ pub struct Sent {
     pub lost: Vec<FrameIndex>,
     /// Frames sent with a wrong region only, in order.
     pub broken: Vec<FrameIndex>,
+    /// Frames sent that cannot be decoded, in order.
+    pub spoilt: Vec<FrameIndex>,
     /// Frames sent a second time.
     pub repeated: u64,
     /// Pairs of frames that changed places.
@@ -218,9 +228,9 @@ impl TileSender {
         self.send_parts([stream.code(&stream.begin()).as_slice()])
     }
 
-    /// Sends one tile; `pixels` should be [`TileStream::frame_bytes`] long.
-    pub fn tile(&self, stream: &TileStream, frame: FrameIndex, pixels: &[u8]) -> Result<(), SendError> {
-        self.send_parts([stream.code(&stream.tile(frame)).as_slice(), pixels])
+    /// Sends one tile; `payload` should be [`TileStream::frame_bytes`] of pixels, compressed if the stream says so.
+    pub fn tile(&self, stream: &TileStream, frame: FrameIndex, payload: &[u8]) -> Result<(), SendError> {
+        self.send_parts([stream.code(&stream.tile(frame)).as_slice(), payload])
     }
 
     /// Says that all tiles have been sent, and how many frames they were.
@@ -241,6 +251,7 @@ impl TileSender {
         let mut chance = Chance(faults.seed);
         let mut sent = Sent::default();
         let mut pixels = vec![0; stream.frame_bytes()];
+        let (mut compressor, mut compressed) = (bslz4::Compressor::default(), Vec::new());
         let mut held = None;
         self.begin(stream)?;
         for frame in 0..stream.frame_count {
@@ -254,7 +265,14 @@ impl TileSender {
             }
             for frame in [Some(frame), held.take()].into_iter().flatten() {
                 paint(frame, &mut pixels);
-                self.send_frame(stream, faults, frame, &pixels, &mut chance, &mut sent)?;
+                let payload = match stream.encoding {
+                    Encoding::Raw => &mut pixels,
+                    Encoding::Bslz4 => {
+                        compressor.compress(&pixels, stream.pixel.bytes(), &mut compressed);
+                        &mut compressed
+                    }
+                };
+                self.send_frame(stream, faults, frame, payload, &mut chance, &mut sent)?;
             }
         }
         self.end(stream, Some(sent.frames))?;
@@ -266,7 +284,7 @@ impl TileSender {
         stream: &TileStream,
         faults: &TileFaults,
         frame: FrameIndex,
-        pixels: &[u8],
+        payload: &mut [u8],
         chance: &mut Chance,
         sent: &mut Sent,
     ) -> Result<(), SendError> {
@@ -281,18 +299,28 @@ impl TileSender {
         if chance.is(faults.wrong_region) {
             let Region { y, x, height, width } = stream.region;
             let wrong = TileStream { region: Region { y: y + 1, x, height, width }, ..stream.clone() };
-            self.send_parts([wrong.code(&wrong.tile(frame)).as_slice(), pixels])?;
+            self.send_parts([wrong.code(&wrong.tile(frame)).as_slice(), payload])?;
             sent.broken.push(frame);
             return Ok(());
         }
-        self.tile(stream, frame, pixels)?;
+        if chance.is(faults.spoil) && spoil(payload) {
+            sent.spoilt.push(frame);
+        }
+        self.tile(stream, frame, payload)?;
         sent.frames += 1;
         if chance.is(faults.repeat) {
-            self.tile(stream, frame, pixels)?;
+            self.tile(stream, frame, payload)?;
             sent.repeated += 1;
         }
         Ok(())
     }
+}
+
+/// Makes the first LZ4 block of a compressed frame one that does not expand; `false` when it has none. It then begins with
+/// a reference to what lies before it.
+fn spoil(payload: &mut [u8]) -> bool {
+    let block = payload.get_mut(16..20);
+    block.map(|block| block.copy_from_slice(&[0x00, 0xff, 0xff, 0x00])).is_some()
 }
 
 /// SplitMix64: small, seeded, the same on every machine.
@@ -326,7 +354,8 @@ mod tests {
             pull.bind("tcp://127.0.0.1:*").expect("bound");
             let sender = TileSender::connect(&pull.get_last_endpoint().expect("address").expect("text")).expect("open");
             let stream = TileStream { coding, ..TileStream::whole("s", 200, 4, 4) };
-            let faults = TileFaults { seed: 7, lose: 0.1, repeat: 0.1, swap: 0.1, garbage: 0.1, wrong_region: 0.1 };
+            let faults =
+                TileFaults { seed: 7, lose: 0.1, repeat: 0.1, swap: 0.1, garbage: 0.1, wrong_region: 0.1, spoil: 0.0 };
             let sent = sender.run(&stream, &faults, |f, pixels| pixels.fill(f as u8), || false).expect("sent");
             let (mut good, mut bad, mut garbage) = (Vec::new(), Vec::new(), 0);
             loop {

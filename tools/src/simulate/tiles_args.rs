@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use clap::Args;
-use ronchi_pipeline::{NavShape, Region, SigShape};
+use ronchi_pipeline::{Encoding, NavShape, Region, SigShape};
 
 use super::args::parse_shape;
 use super::synth::{Specimen, SynthPlan, Synthesis};
@@ -43,6 +43,16 @@ pub struct SimulateTilesArgs {
     /// Probability per frame of not being sent
     #[arg(long, default_value_t = 0.0)]
     lose: f64,
+    /// Form of the frames: raw, or bslz4, bit-shuffled LZ4 as detectors compress
+    #[arg(long, default_value = "raw", value_parser = parse_encoding)]
+    encoding: Encoding,
+    /// Probability per frame of being sent so that it does not decode, with bslz4
+    #[arg(long, default_value_t = 0.0)]
+    spoil: f64,
+}
+
+fn parse_encoding(text: &str) -> Result<Encoding, String> {
+    Encoding::from_name(text).ok_or_else(|| "expected raw or bslz4".to_owned())
 }
 
 impl SimulateTilesArgs {
@@ -62,14 +72,15 @@ impl SimulateTilesArgs {
         let open = if self.bind { TileSender::bind } else { TileSender::connect };
         let sender = open(&self.endpoint)?;
         let whole = TileStream::whole(&self.series, scan.position_count(), detector.height, detector.width);
-        let stream = TileStream { region, scan: Some(scan), ..whole };
+        let stream = TileStream { region, scan: Some(scan), encoding: self.encoding, ..whole };
         eprintln!("sending {} frames of {region:?} to {}", stream.frame_count, sender.endpoint());
         let mut counts = vec![0; usize::try_from(detector.pixel_count()).context("detector size")?];
         let paint = |frame, pixels: &mut [u8]| {
             synthesis.draw(frame, &mut counts);
             cut(&counts, detector, region, pixels);
         };
-        let faults = TileFaults { seed: self.seed, lose: self.lose, ..TileFaults::default() };
+        ensure!(self.spoil == 0.0 || self.encoding == Encoding::Bslz4, "--spoil: only compressed frames can be spoilt");
+        let faults = TileFaults { seed: self.seed, lose: self.lose, spoil: self.spoil, ..TileFaults::default() };
         let sent = sender.run(&stream, &faults, paint, pace(self.rate))?;
         println!("{} frames sent, {} left out", sent.frames, sent.lost.len());
         Ok(())

@@ -121,7 +121,7 @@ fn reason(reason: GapReason) -> &'static str {
         GapReason::DroppedBackpressure => "dropped here for lack of room",
         GapReason::WriteFailed => "refused by the disk",
         GapReason::LostInCrash => "lost in a crash",
-        GapReason::Damaged => "damaged later",
+        GapReason::Damaged => "damaged",
         GapReason::Unknown => "missing, nobody knows why",
     }
 }
@@ -194,6 +194,7 @@ fn link_line(readings: &[Reading], number: usize, link: &LinkStatus) -> String {
     for (name, word) in [
         ("missing_frames", "missing"),
         ("rejected_frames", "broken"),
+        ("damaged_frames", "undecodable"),
         ("duplicate_frames", "twice"),
         ("unplaced_frames", "misplaced"),
         ("garbage_messages", "garbage"),

@@ -12,7 +12,7 @@ use ronchi::receiver::{Options, Receiver};
 use ronchi::simulate::merlin::{ChipLayout, FrameSource, MerlinPixels, MerlinSimulation, MerlinSimulator};
 use ronchi::simulate::synth::{Specimen, SynthPlan};
 use ronchi::simulate::tiles::{TileFaults, TileSender, TileStream};
-use ronchi_config::{LinkPlan, Plan, ScanPlan, SourcePlan, parse_reduction};
+use ronchi_config::{Compress, LinkPlan, Plan, ScanPlan, SourcePlan, parse_reduction};
 use ronchi_pipeline::{NavShape, Region, ScanOrder, SigShape};
 use ronchi_sinks::storage::{Condition, Depth, look_at, verify};
 use serde_json::Value;
@@ -147,7 +147,7 @@ fn compressed_frames() {
     let directory = tempfile::tempdir().expect("folder");
     let simulator = MerlinSimulator::start(simulation(&["lose=0.1"])).expect("simulator");
     let mut plan = plan(directory.path(), vec![merlin(simulator.data_address)]);
-    plan.limits.is_packed = true;
+    plan.limits.compress = Compress::Lz4;
     check_again(&record(plan).dataset.expect("recorded"));
 }
 

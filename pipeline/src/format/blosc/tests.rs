@@ -23,10 +23,16 @@ fn reframed(frames: &[Option<Vec<u8>>], frame_bytes: usize, item_bytes: usize) -
         .iter()
         .map(|frame| frame.as_ref().map(|bytes| Bslz4::parse(bytes, frame_bytes, item_bytes)).transpose())
         .collect();
-    let mut out = Vec::new();
-    reframe(&frames?, &mut out)?;
-    assert_eq!(stored_bytes(&out), Some(out.len() as u32));
-    Ok(out)
+    let most = frames.as_ref().map_or(0, |frames| frames.len() * (3 * frame_bytes + 64));
+    let mut out = vec![0xee; most];
+    let frames = frames?;
+    let length = reframe(&frames, &mut out)?.stored_bytes;
+    assert_eq!(stored_bytes(&out), Some(length as u32));
+    let mut exact = vec![0xee; length];
+    assert!(reframe(&frames, &mut exact[..length - 1]).is_err(), "a byte too few");
+    assert_eq!(reframe(&frames, &mut exact).map(|made| made.stored_bytes), Ok(length));
+    assert!(exact == out[..length]);
+    Ok(exact)
 }
 
 /// What c-blosc 1.21 (numcodecs 0.16.6, lz4, level 5, bitshuffle, blocks of 256 bytes) made of 200 items 7i of two bytes.
@@ -69,23 +75,26 @@ fn frames_that_do_not_go_together() {
     assert!(reframed(&[frame(1, 512, 256), frame(2, 512, 128)], 512, 2).is_err());
     assert!(reframed(&[frame(1, 520, 256), frame(2, 520, 256)], 520, 2).is_err());
     assert!(reframed(&[None, None], 512, 2).is_err());
+    // A frame that is shorter than its blocks is one block.
+    assert!(reframed(&[frame(1, 512, 8192), None, frame(2, 512, 512)], 512, 2).is_ok());
+    assert!(reframed(&[frame(1, 514, 8192), frame(2, 514, 8192)], 514, 2).is_err());
     assert!(reframed(&[], 512, 2).is_err());
 }
 
 /// LZ4 blocks are copied, not made again: only those without gain, and odd ends, are decoded.
 #[test]
 fn blocks_are_copied() {
-    let mut out = Vec::new();
+    let mut out = vec![0; 40_000];
     let sparse = encode(&pixels(1, 8192 * 3, 1), 2, 8192);
     let parsed = Bslz4::parse(&sparse, 8192 * 3, 2).expect("whole");
-    assert_eq!(reframe(&[Some(parsed)], &mut out), Ok(Reframed { stored_blocks: 0 }));
+    assert_eq!(reframe(&[Some(parsed)], &mut out).map(|made| made.stored_blocks), Ok(0));
     for block in parsed.blocks() {
         assert!(out.windows(block.payload.len()).any(|window| window == block.payload));
     }
     let noisy = [pixels(1, 8192, 16), pixels(2, 4096 + 6, 1)].concat();
     let noisy = encode(&noisy, 2, 8192);
     let parsed = Bslz4::parse(&noisy, 8192 + 4096 + 6, 2).expect("whole");
-    assert_eq!(reframe(&[Some(parsed)], &mut out), Ok(Reframed { stored_blocks: 2 }));
+    assert_eq!(reframe(&[Some(parsed)], &mut out).map(|made| made.stored_blocks), Ok(2));
 }
 
 proptest! {

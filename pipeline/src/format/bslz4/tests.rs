@@ -105,7 +105,13 @@ proptest! {
         let item_bytes = 1 << exponent;
         let want = pixels(seed, count * item_bytes, noise);
         let frame = encode(&want, item_bytes, groups * 8 * item_bytes);
-        prop_assert_eq!(decoded(&frame, want.len(), item_bytes), Ok(want));
+        prop_assert_eq!(decoded(&frame, want.len(), item_bytes), Ok(want.clone()));
+        let mut frame = vec![0xee];
+        Compressor::default().compress(&want, item_bytes, &mut frame);
+        prop_assert_eq!(&frame, &encode(&want, item_bytes, 8192));
+        prop_assert!(frame.len() as u64 <= crate::Encoding::Bslz4.place_bytes(want.len() as u64));
+        let parsed = Bslz4::parse(&frame, want.len(), item_bytes);
+        prop_assert!(parsed.is_ok_and(|frame| frame.check(&mut Vec::new()).is_ok()));
     }
 
     /// Cut off anywhere it is refused; with any bytes changed, or any bytes at all, nothing panics.
@@ -119,7 +125,10 @@ proptest! {
         prop_assert!(decoded(&good[..cut.index(good.len())], 2 * count, 2).is_err());
         let mut bad = good.clone();
         flips.iter().for_each(|(at, flip)| bad[at.index(good.len())] ^= flip);
-        let _ = decoded(&bad, 2 * count, 2);
+        let found = decoded(&bad, 2 * count, 2);
+        if let Ok(parsed) = Bslz4::parse(&bad, 2 * count, 2) {
+            prop_assert_eq!(parsed.check(&mut Vec::new()).is_ok(), found.is_ok());
+        }
         let _ = decoded(&junk, frame_bytes, item_bytes);
     }
 }

@@ -7,7 +7,7 @@ use ronchi_pipeline::FrameFlag;
 
 use super::Job;
 use crate::storage::error::StorageError;
-use crate::storage::table::{ARRAYS, COLUMNS};
+use crate::storage::table::{ARRAYS, COLUMNS, columns};
 
 /// Columns, by their place in [`ARRAYS`].
 const COUNTER: usize = 0;
@@ -41,6 +41,8 @@ impl Row {
 pub(super) struct Table {
     dir: PathBuf,
     rows_per_file: u64,
+    /// Checksums are kept: only tiles whose frames came compressed have none.
+    keeps_checksums: bool,
     current: Option<RowFile>,
 }
 
@@ -53,8 +55,15 @@ struct RowFile {
 }
 
 impl Table {
-    pub(super) fn new(dir: PathBuf, rows_per_file: u64) -> Self {
-        Self { dir, rows_per_file, current: None }
+    /// The table in `dir`. Of a packed array without checksums, none are made: its frames came compressed.
+    pub(super) fn new(dir: PathBuf, rows_per_file: u64, is_packed: bool) -> Self {
+        let keeps_checksums = !is_packed || !dir.is_dir() || dir.join(ARRAYS[CHECKSUM].0).is_dir();
+        Self { dir, rows_per_file, keeps_checksums, current: None }
+    }
+
+    /// Arrays of the table.
+    pub(super) fn columns(&self) -> usize {
+        columns(self.keeps_checksums)
     }
 
     fn path(&self, column: usize, number: u64) -> PathBuf {
@@ -113,12 +122,12 @@ impl Table {
     pub(super) fn flush(&mut self, job: &mut Job<'_>) -> Result<(), StorageError> {
         let Some(file) = self.current.take() else { return Ok(()) };
         let is_empty = file.columns[FLAG].iter().all(|&flag| flag == FrameFlag::Missing as u8);
-        let is_there = (0..COLUMNS).any(|column| self.path(column, file.number).exists());
+        let is_there = (0..self.columns()).any(|column| self.path(column, file.number).exists());
         if is_empty && !is_there {
             return Ok(());
         }
         // Flags last: what they promise is written down before they are.
-        for column in [COUNTER, TIME, CHECKSUM, FLAG] {
+        for column in [COUNTER, TIME, CHECKSUM, FLAG].into_iter().filter(|&column| column < self.columns()) {
             job.put(&self.path(column, file.number), &file.columns[column], "rows written anew")?;
         }
         Ok(())

@@ -133,7 +133,7 @@ impl Job<'_> {
             pixel: array.pixel,
             is_packed: array.is_packed,
             log,
-            table: Table::new(reader.base_dir().join("frame_table"), rows_per_file),
+            table: Table::new(reader.base_dir().join("frame_table"), rows_per_file, array.is_packed),
             announced,
             durable,
             visible,
@@ -250,7 +250,7 @@ impl Job<'_> {
     fn put_metadata(&mut self, tile: &TileRepair, array: FramesArray) -> Result<(), StorageError> {
         self.put_json(&tile.reader.array_dir().join("zarr.json"), &array.to_json())?;
         let dir = tile.reader.base_dir().join("frame_table");
-        for (name, json) in table::metadata(array.frame_count, tile.rows_per_file) {
+        for (name, json) in table::metadata(array.frame_count, tile.rows_per_file).take(tile.table.columns()) {
             self.put_json(&dir.join(name).join("zarr.json"), &json)?;
             if !self.plan.is_dry {
                 files::create_dirs(&self.system, &dir.join(name).join("c"))?;

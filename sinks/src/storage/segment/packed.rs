@@ -8,6 +8,9 @@
 //! - I3: chunks that come in pieces are put together in memory. They are written when whole, at the second data sync
 //!   that finds them incomplete and at each one after it, and when later ones push them out; then no more frames are taken.
 //!
+//! - I4: a frame that came compressed and does not decode is in no version and no page; it is failed, its
+//!   row calls it corrupt, and its tile hears of it.
+//!
 //! # Limits
 //! [`ASSEMBLIES_MAX`] chunks in pieces, and [`WAITING_MAX`] blocks that came while their chunk was being compressed.
 
@@ -16,11 +19,11 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use ronchi_pipeline::format::{PackedChunk, PackedPage0, Trailer};
-use ronchi_pipeline::{Block, DATA_OFFSET, Layout, SECTOR_BYTES, Slot};
+use ronchi_pipeline::{Block, DATA_OFFSET, Encoding, Layout, SECTOR_BYTES};
 
-use super::{Segment, Settled};
+use super::{News, Segment, Settled};
 use crate::storage::disk::{Bytes, Op, Purpose};
-use crate::storage::packer::{ASSEMBLIES_MAX, PackDone, PackJob, PackKey, Packer, Pixels};
+use crate::storage::packer::{ASSEMBLIES_MAX, Assembled, Content, PackDone, PackJob, PackKey, Packer};
 
 /// Blocks that wait for a chunk while it is being compressed. `Limits::slot_count` counts on it.
 const WAITING_MAX: usize = 4;
@@ -34,8 +37,8 @@ struct Piece {
 
 /// A chunk some of whose frames have come.
 struct Assembly {
-    /// The pixels; `None` while they are being compressed.
-    slot: Option<Slot>,
+    /// The frames; `None` while they are being compressed.
+    content: Option<Assembled>,
     filled: usize,
     waiting: Vec<Piece>,
     /// A data sync has found it incomplete.
@@ -73,6 +76,7 @@ pub(in crate::storage) struct Packed {
     packer: Arc<Packer>,
     key: PackKey,
     layout: Layout,
+    encoding: Encoding,
     item_bytes: usize,
     cursor: u64,
     chunks: Vec<Chunk>,
@@ -94,7 +98,7 @@ impl Packed {
         packer: Arc<Packer>,
         (tile, segment): (u64, u64),
         layout: Layout,
-        item_bytes: usize,
+        (encoding, item_bytes): (Encoding, usize),
     ) -> Self {
         let chunks = (0..layout.chunks_per_segment).map(|_| Chunk::default()).collect();
         let key = PackKey { tile, segment, version: 0 };
@@ -104,6 +108,7 @@ impl Packed {
             packer,
             key,
             layout,
+            encoding,
             item_bytes,
             cursor,
             chunks,
@@ -157,10 +162,9 @@ impl Packed {
             return true;
         }
         if !self.assemblies.contains_key(&number) {
-            let Some(mut slot) = self.packer.take_assembly() else { return false };
-            slot.bytes_mut()[..self.layout.chunk_bytes() as usize].fill(0);
-            self.assemblies
-                .insert(number, Assembly { slot: Some(slot), filled: 0, waiting: Vec::new(), is_old: false });
+            let Some(slot) = self.packer.take_assembly() else { return false };
+            let content = Some(Assembled::new(slot, self.encoding, &self.layout));
+            self.assemblies.insert(number, Assembly { content, filled: 0, waiting: Vec::new(), is_old: false });
         }
         self.put(number, Piece { part, block: block.clone(), run });
         true
@@ -169,16 +173,15 @@ impl Packed {
     /// Copies frames into their chunk, or keeps them until it comes back.
     fn put(&mut self, number: usize, piece: Piece) {
         let Some(assembly) = self.assemblies.get_mut(&number) else { return };
-        let Some(slot) = &mut assembly.slot else {
+        let Some(content) = &mut assembly.content else {
             assembly.waiting.push(piece);
             return;
         };
-        let (k, frame_bytes) = (u64::from(self.layout.frames_per_chunk), self.layout.frame_bytes as usize);
+        let k = u64::from(self.layout.frames_per_chunk);
         let Piece { part, block, run } = piece;
         let to = (block.frames().start % k) as usize + run.start;
-        let bytes = &block.bytes()[run.start * frame_bytes..run.end * frame_bytes];
-        slot.bytes_mut()[to * frame_bytes..to * frame_bytes + bytes.len()].copy_from_slice(bytes);
         assembly.filled += run.len();
+        content.put(to, &block, run, &self.layout);
         self.chunks[number].parts.push(part);
         if assembly.filled as u64 == k {
             self.close(number);
@@ -189,7 +192,7 @@ impl Packed {
     fn close(&mut self, number: usize) {
         self.chunks[number].is_closed = true;
         let is_idle = self.chunks[number].parts.is_empty();
-        let is_here = self.assemblies.get(&number).is_some_and(|assembly| assembly.slot.is_some());
+        let is_here = self.assemblies.get(&number).is_some_and(|assembly| assembly.content.is_some());
         if !is_idle {
             self.due.insert(number);
         } else if is_here {
@@ -260,41 +263,50 @@ impl Packed {
                 continue; // I2
             }
             let Some(out) = self.packer.take_output() else { break };
-            let mut assembled = || self.assemblies.get_mut(&number).and_then(|assembly| assembly.slot.take());
-            let pixels = chunk.whole.take().map(Pixels::Block).or_else(|| assembled().map(Pixels::Assembly));
+            let mut assembled = || self.assemblies.get_mut(&number).and_then(|assembly| assembly.content.take());
+            let content = chunk.whole.take().map(Content::Block).or_else(|| assembled().map(Content::Assembly));
             self.due.remove(&number);
             if chunk.is_closed {
                 self.assemblies.remove(&number);
             }
-            let Some(pixels) = pixels else { continue };
+            let Some(content) = content else { continue };
             chunk.is_on_its_way = true;
             let version = self.next_version;
             self.next_version = self.next_version.wrapping_add(1);
             let parts = std::mem::take(&mut chunk.parts);
             self.versions.insert(version, Version { chunk: number, parts, place: None });
-            let (key, chunk_bytes) = (PackKey { version, ..self.key }, self.layout.chunk_bytes() as usize);
-            done.extend(self.packer.submit(PackJob { key, pixels, chunk_bytes, item_bytes: self.item_bytes, out }));
+            let (key, layout, item_bytes) = (PackKey { version, ..self.key }, self.layout, self.item_bytes);
+            done.extend(self.packer.submit(PackJob { key, content, layout, item_bytes, out }));
         }
         done
     }
 
-    /// A chunk came back compressed: gives it a place, and returns what to write there.
+    /// The chunk of a version, as the place of its first frame in the segment.
+    fn first_place(&self, version: u32) -> Option<usize> {
+        self.versions.get(&version).map(|version| version.chunk * self.frames_per_chunk())
+    }
+
+    /// A chunk came back compressed: gives it a place, and returns what to write there; nothing when no frame decodes.
     pub(super) fn packed(&mut self, done: PackDone) -> Option<(u64, Bytes)> {
         let version = self.versions.get_mut(&done.key.version)?;
         let number = version.chunk;
+        if done.stored_bytes == 0 {
+            self.give_back(number, done.content);
+            return None;
+        }
         let place = PackedChunk { offset: self.cursor, stored_bytes: done.stored_bytes as u64, crc32c: done.crc32c };
         version.place = Some(place);
         self.cursor = place.end();
-        self.give_back(number, done.pixels);
+        self.give_back(number, done.content);
         let sectors = done.stored_bytes.next_multiple_of(SECTOR_BYTES);
         Some((place.offset, Bytes::Packed(done.out, 0..sectors)))
     }
 
-    /// The pixels of a chunk in pieces come back from compression.
-    fn give_back(&mut self, number: usize, pixels: Pixels) {
-        let Pixels::Assembly(slot) = pixels else { return };
+    /// The frames of a chunk in pieces come back from compression.
+    fn give_back(&mut self, number: usize, content: Content) {
+        let Content::Assembly(assembled) = content else { return };
         let Some(assembly) = self.assemblies.get_mut(&number) else { return };
-        assembly.slot = Some(slot);
+        assembly.content = Some(assembled);
         for piece in std::mem::take(&mut assembly.waiting) {
             self.put(number, piece);
         }
@@ -307,9 +319,13 @@ impl Packed {
     /// The write of a version has ended. Frames of one that was refused become zeros again.
     pub(super) fn finish(&mut self, version: u32, is_ok: bool, lost: impl Fn(u32) -> Option<Range<usize>>) -> Fate {
         let Some(version) = self.versions.remove(&version) else { return Fate::Settled(Vec::new()) };
-        let (k, frame_bytes) = (self.frames_per_chunk(), self.layout.frame_bytes as usize);
+        let k = self.frames_per_chunk();
         let chunk = &mut self.chunks[version.chunk];
         self.flush.remove(&version.chunk);
+        if is_ok && version.place.is_none() {
+            chunk.is_on_its_way = false; // None of its frames decodes: there is nothing to write, or to replace.
+            return Fate::Settled(version.parts);
+        }
         if is_ok && chunk.place.is_some() {
             self.unsynced.push(version);
             return Fate::Waits;
@@ -317,10 +333,10 @@ impl Packed {
         chunk.is_on_its_way = false;
         if is_ok {
             chunk.place = version.place;
-        } else if let Some(slot) = self.assemblies.get_mut(&version.chunk).and_then(|assembly| assembly.slot.as_mut()) {
+        } else if let Some(content) = self.assemblies.get_mut(&version.chunk).and_then(|it| it.content.as_mut()) {
             for frames in version.parts.iter().filter_map(|&part| lost(part)) {
                 let first = frames.start % k;
-                slot.bytes_mut()[first * frame_bytes..(first + frames.len()) * frame_bytes].fill(0);
+                content.forget(first..first + frames.len(), &self.layout);
             }
         }
         Fate::Settled(version.parts)
@@ -383,16 +399,34 @@ impl Segment {
         }
     }
 
-    /// A chunk is compressed and goes to the disk. Where nothing is written any more, returns what is lost.
-    pub(in crate::storage) fn packed(&mut self, done: PackDone, out: &mut Vec<Op>) -> Vec<Settled> {
+    /// A chunk is compressed and goes to the disk. What is settled by that is heard with [`Self::take_news`].
+    pub(in crate::storage) fn packed(&mut self, done: PackDone, out: &mut Vec<Op>) {
         let version = done.key.version;
         if self.poison.is_some() {
-            return self.finish_version(version, false);
+            let settled = self.finish_version(version, false);
+            self.news.settled.extend(settled);
+            return;
         }
-        if let Some((offset, bytes)) = self.packed.as_mut().and_then(|packed| packed.packed(done)) {
-            self.push_write(offset, bytes, Purpose::Part(version), out);
+        let Some(packed) = &mut self.packed else { return };
+        if let Some(first) = packed.first_place(version) {
+            for place in done.damaged.iter().map(|at| first + at) {
+                if self.damaged.insert(place) {
+                    self.news.damaged.push(place);
+                }
+            }
         }
-        Vec::new()
+        match packed.packed(done) {
+            Some((offset, bytes)) => self.push_write(offset, bytes, Purpose::Part(version), out),
+            None => {
+                let settled = self.finish_version(version, true);
+                self.news.settled.extend(settled);
+            }
+        }
+    }
+
+    /// What has happened since the last call beside the results of writes.
+    pub(in crate::storage) fn take_news(&mut self) -> News {
+        std::mem::take(&mut self.news)
     }
 
     pub(super) fn finish_version(&mut self, version: u32, is_ok: bool) -> Vec<Settled> {

@@ -134,7 +134,7 @@ impl Tile {
         let rest = if end.is_some() { GapReason::WriteFailed } else { GapReason::NeverArrived };
         let known: Vec<_> = end.map(|end| end.gaps.iter().collect()).unwrap_or_default();
         let mut known = known.into_iter().peekable();
-        let mut gaps = Gaps::default();
+        let mut gaps = self.damaged.clone();
         let mut from = 0;
         for run in runs.into_iter().chain(std::iter::once(frame_count..frame_count)) {
             let hole = from..run.start.min(frame_count);

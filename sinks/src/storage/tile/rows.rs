@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use ronchi_pipeline::{FrameRecord, LinkCounters};
+use ronchi_pipeline::{FrameFlag, FrameRecord, LinkCounters};
 
 use super::Tile;
 use crate::storage::segment::Settled;
@@ -20,8 +20,9 @@ impl Tile {
         for Settled { frames, records, is_failed } in settled {
             if !is_failed {
                 self.push_rows(first + frames.start as u64, &records);
-                self.written_count += frames.len() as u64;
-                LinkCounters::add(&self.counters.written_frames, frames.len() as u64);
+                let count = records.iter().filter(|record| record.flag == FrameFlag::Ok).count() as u64;
+                self.written_count += count;
+                LinkCounters::add(&self.counters.written_frames, count);
             }
         }
     }

@@ -17,6 +17,7 @@ fn series() -> Arc<Series> {
             detector,
             region: detector.region(),
             pixel: PixelType::from_numpy_name("|u1").expect("pixel type"),
+            encoding: ronchi_pipeline::Encoding::Raw,
             vendor_header: String::new(),
         },
         scan: None,

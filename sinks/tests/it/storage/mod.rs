@@ -1,5 +1,6 @@
 //! Data sets written through the writer and read back through the reader.
 
+mod compressed;
 mod faults;
 mod full_disk;
 mod packed;

@@ -8,10 +8,10 @@ use std::sync::mpsc;
 use std::time::Duration;
 
 use crossbeam_channel::bounded;
-use ronchi_pipeline::format::DataSetState;
+use ronchi_pipeline::format::{DataSetState, bslz4};
 use ronchi_pipeline::{
-    Announcement, Block, BlockMut, End, EndReason, Event, FrameFlag, GapReason, Gaps, Layout, LinkCounters, PixelType,
-    Pool, Region, Series, SigShape,
+    Announcement, Block, BlockMut, Encoding, End, EndReason, Event, FrameFlag, GapReason, Gaps, Layout, LinkCounters,
+    PixelType, Pool, Region, Series, SigShape,
 };
 use ronchi_sinks::storage::{
     Access, DataSet, Depth, Disk, NewDataSet, PackPlan, ReadPlan, Reader, TileEnd, Verification, Writer, WriterPlan,
@@ -42,9 +42,20 @@ pub(super) struct Rig {
     /// Frames the receiver says it received beside those it did: a bug to be noticed.
     pub(super) invented_count: u64,
     pub(super) pool: Pool,
+    /// The form in which frames come.
+    pub(super) encoding: Encoding,
+    pub(super) sending: Sending,
     /// Directories of the segments, if they are not to lie in the data set.
     pub(super) volumes: Vec<PathBuf>,
     pub(super) dir: TempDir,
+}
+
+/// How compressed frames are sent.
+pub(super) struct Sending {
+    /// Bytes of the blocks in which a frame is compressed.
+    pub(super) block_bytes: fn(u64) -> usize,
+    /// Frames that do not decode.
+    pub(super) spoilt: BTreeSet<u64>,
 }
 
 /// What came of it.
@@ -98,6 +109,8 @@ impl Rig {
             is_cut_off: false,
             invented_count: 0,
             pool,
+            encoding: Encoding::Raw,
+            sending: Sending { block_bytes: |_| 8192, spoilt: BTreeSet::new() },
             volumes: Vec::new(),
             dir,
         }
@@ -105,10 +118,21 @@ impl Rig {
 
     /// Chunks are compressed, by so many threads.
     pub(super) fn packed(mut self, threads: u32) -> Self {
-        let chunk_bytes_max = self.detector.pixel_count() * self.pixel.bytes() as u64 * u64::from(self.k);
+        let frame_bytes = self.detector.pixel_count() * self.pixel.bytes() as u64;
+        let chunk_bytes_max = self.encoding.place_bytes(frame_bytes) * u64::from(self.k);
         let on_start = Arc::new(|| {});
-        self.plan.pack = Some(PackPlan { threads, chunk_bytes_max, link_count: 2, on_start });
+        self.plan.pack = Some(PackPlan { threads, chunk_bytes_max, link_count: 2, takes_pixels: true, on_start });
         self
+    }
+
+    /// Frames come compressed, in blocks of so many bytes for each frame number, and are packed by so many threads.
+    pub(super) fn compressed(mut self, threads: u32, block_bytes: fn(u64) -> usize) -> Self {
+        (self.encoding, self.sending.block_bytes) = (Encoding::Bslz4, block_bytes);
+        let frame_bytes = self.detector.pixel_count() * self.pixel.bytes() as u64;
+        let slot_bytes = Layout::slot_bytes(self.encoding.place_bytes(frame_bytes) * u64::from(self.k));
+        self.pool = Pool::new(24, slot_bytes as usize).expect("pool");
+        self.plan.pool = Some(self.pool.clone());
+        self.packed(threads)
     }
 
     pub(super) fn series(&self, link: usize) -> Arc<Series> {
@@ -126,6 +150,7 @@ impl Rig {
                 detector: self.detector,
                 region,
                 pixel: self.pixel,
+                encoding: self.encoding,
                 vendor_header: "HDR".into(),
             },
             scan: None,
@@ -167,7 +192,7 @@ impl Rig {
             events.send(Event::Begin(Arc::clone(series))).expect("writer lives");
         }
         for (link, frames) in feeds {
-            let block = block(&self.pool, &series[*link as usize], frames);
+            let block = block(&self.pool, &series[*link as usize], frames, &self.sending);
             events.send(Event::Block(block)).expect("writer lives");
         }
         if let Some(during) = self.during.take() {
@@ -200,17 +225,31 @@ impl Rig {
     }
 }
 
-pub(super) fn block(pool: &Pool, series: &Arc<Series>, frames: &[u64]) -> Block {
+pub(super) fn block(pool: &Pool, series: &Arc<Series>, frames: &[u64], sending: &Sending) -> Block {
     let mut slot = pool.take(Duration::from_secs(20)).expect("blocks come back");
     slot.bytes_mut().fill(0xa5); // Whatever the last user left.
     let mut block = BlockMut::new(slot, Arc::clone(series), frames[0]);
     for &frame in frames {
         let position = block.position(frame).expect("frame of this block");
         let pixels = pixels(series.link, frame, series.layout.frame_bytes);
-        block.frame_mut(position).copy_from_slice(&pixels);
-        block.commit(position, frame + 1000, frame + 7);
+        let sent = match series.announced.encoding {
+            Encoding::Raw => pixels,
+            Encoding::Bslz4 => sending.compress(frame, &pixels, series.announced.pixel),
+        };
+        block.put(position, &sent, frame + 1000, frame + 7);
     }
     block.seal().expect("at least one frame")
+}
+
+impl Sending {
+    fn compress(&self, frame: u64, pixels: &[u8], pixel: PixelType) -> Vec<u8> {
+        let mut out = Vec::new();
+        bslz4::Compressor::in_blocks_of((self.block_bytes)(frame)).compress(pixels, pixel.bytes(), &mut out);
+        if self.spoilt.contains(&frame) {
+            out[16..20].copy_from_slice(&[0x00, 0xff, 0xff, 0x00]); // Refers to what lies before the block.
+        }
+        out
+    }
 }
 
 pub(super) fn end(series: &Arc<Series>, announced: Option<u64>, link: u32, feeds: &[Feed]) -> End {

@@ -34,6 +34,8 @@ pub(crate) struct Script {
     late_frames: u64,
     /// Chunks are compressed.
     pub(crate) is_packed: bool,
+    /// Frames come compressed.
+    comes_compressed: bool,
     /// The series ends, and its data set is finished; else the receiver just stops.
     is_ended: bool,
 }
@@ -48,6 +50,7 @@ fn script(name: &'static str, count: u64) -> Script {
         trouble: Trouble::Nothing,
         late_frames: 128,
         is_packed: false,
+        comes_compressed: false,
         is_ended: true,
     }
 }
@@ -55,6 +58,11 @@ fn script(name: &'static str, count: u64) -> Script {
 /// The same with compressed chunks.
 fn packed(name: &'static str, script: &Script) -> Script {
     Script { name, is_packed: true, ..script.clone() }
+}
+
+/// The same with frames that come compressed, and can lie together in a chunk.
+fn compressed(name: &'static str, script: &Script) -> Script {
+    Script { comes_compressed: true, shape: (8, 8), ..packed(name, script) }
 }
 
 /// Every run there is.
@@ -90,6 +98,10 @@ pub(crate) fn scripts() -> Vec<Script> {
         packed("packed failed sync", &Script { trouble: Trouble::Sync(4), ..late.clone() }),
         packed("packed failed write", &Script { trouble: Trouble::Write(7), ..late.clone() }),
         packed("packed failed page", &Script { trouble: Trouble::Page(3), ..late.clone() }),
+        compressed("compressed one by one", &Script { feeds: one_by_one.clone(), ..script("one by one", 30) }),
+        compressed("compressed late", &late),
+        compressed("compressed cut off", &Script { is_ended: false, ..lossy.clone() }),
+        compressed("compressed failed write", &Script { trouble: Trouble::Write(7), ..late.clone() }),
     ];
     let plain = vec![
         script("plain", 26),
@@ -154,7 +166,11 @@ impl Script {
         (rig.plan.is_direct, rig.plan.late_frames) = (false, self.late_frames);
         rig.pool = Pool::new(128, rig.pool.slot_bytes()).expect("pool"); // All blocks wait at once.
         rig.plan.pool = None;
-        if self.is_packed {
+        if self.comes_compressed {
+            rig = rig.compressed(0, |_| 8192);
+            rig.pool = Pool::new(128, rig.pool.slot_bytes()).expect("pool");
+            rig.plan.pool = None;
+        } else if self.is_packed {
             rig = rig.packed(0);
         }
         rig.plan.publish_interval = Duration::from_millis(2);
@@ -165,7 +181,7 @@ impl Script {
     fn events(&self, rig: &Rig, series: &[Arc<Series>]) -> VecDeque<(Event, Option<Word>)> {
         let begin = series.iter().map(|series| (Event::Begin(Arc::clone(series)), None));
         let blocks = self.feeds.iter().filter(|feed| !feed.1.is_empty()).map(|(link, frames)| {
-            let block = block(&rig.pool, &series[*link as usize], frames);
+            let block = block(&rig.pool, &series[*link as usize], frames, &rig.sending);
             (Event::Block(block), Some(Word::Fed(*link, frames.clone())))
         });
         let feeds: Vec<Feed> = self.feeds.iter().filter(|feed| !feed.1.is_empty()).cloned().collect();
