@@ -9,6 +9,7 @@ mod limits;
 mod reduce;
 mod storage;
 mod subscribers;
+mod tiles;
 
 use clap::Parser;
 
@@ -25,6 +26,8 @@ enum Bench {
     Reduce(reduce::Reduce),
     /// Rates of writing and reading, against fio and against memory.
     Storage(storage::Storage),
+    /// Throughput of tile streams, as pixels and compressed.
+    Tiles(tiles::Tiles),
 }
 
 fn main() -> anyhow::Result<()> {
@@ -34,5 +37,6 @@ fn main() -> anyhow::Result<()> {
         Bench::Subscribers(bench) => bench.run(),
         Bench::Reduce(bench) => bench.run(),
         Bench::Storage(bench) => bench.run(),
+        Bench::Tiles(bench) => bench.run(),
     }
 }
