@@ -119,7 +119,15 @@ fn hostile_requests_are_refused() {
     assert_eq!(send("GET / HTTP/1.1\nconnection: close\n\n").0, 400);
     assert_eq!(send("GET / HTTP/1.1\nhost: localhost\nhost: evil.example\nconnection: close\n\n").0, 400);
     let (status, _, body) = send("POST /api/v1/status HTTP/1.1\nhost: localhost\nconnection: close\n\n");
-    assert_eq!((status, error_of(&body).as_str()), (405, "only GET and HEAD"));
+    assert_eq!((status, error_of(&body).as_str()), (405, "only GET and HEAD; PUT of /api/v1/reductions"));
+    // A page from elsewhere can send plain text without asking; JSON it cannot.
+    let put = |kind: &str| {
+        send(&format!(
+            "PUT /api/v1/reductions HTTP/1.1\nhost: localhost\ncontent-type: {kind}\ncontent-length: 2\n\
+             connection: close\n\n[]"
+        ))
+    };
+    assert_eq!((put("text/plain").0, put("application/json").0), (415, 404));
     assert_eq!(send("GET / HTTP/1.1\nhost: localhost\ncontent-length: 1073741824\n\n").0, 413);
     assert_eq!(send("GET / HTTP/1.1\nhost: localhost\ntransfer-encoding: chunked\n\n").0, 413);
     assert_eq!(send(&format!("GET / HTTP/1.1\nhost: localhost\nx: {}\n\n", "a".repeat(1 << 20))).0, 431);
