@@ -53,6 +53,10 @@ impl Plan {
             )?,
             None => writeln!(out, "scan      as the detector announces it")?,
         }
+        if self.scan.frames_per_position > 1 || self.scan.passes > 1 {
+            let (each, passes, repeats) = (self.scan.frames_per_position, self.scan.passes, self.scan.repeats.word());
+            writeln!(out, "repeats   {each} frames per position, {passes} passes, kept as {repeats}")?;
+        }
         let results: Vec<&str> = self.reductions.iter().map(Reduction::name).collect();
         writeln!(out, "results   {}", results.join(", "))?;
         writeln!(out, "live zmq  {}", self.live.zmq.as_deref().unwrap_or("off"))?;

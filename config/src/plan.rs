@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use ronchi_pipeline::reduce::Reduction;
-use ronchi_pipeline::{Layout, NavShape, Region, Scan, ScanOrder, SigShape};
+use ronchi_pipeline::{Layout, NavShape, Region, Repeats, Scan, ScanOrder, SigShape};
 
 /// Least reserve unless told otherwise, in bytes.
 const RESERVE_BYTES_MIN: u64 = 2 << 30;
@@ -124,7 +124,7 @@ pub enum MerlinTrigger {
 }
 
 /// How frames become scan positions.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ScanPlan {
     /// Scan shape; `None` takes the detector's announcement.
     pub shape: Option<NavShape>,
@@ -134,13 +134,38 @@ pub struct ScanPlan {
     pub flyback: u32,
     /// LiberTEM's sign.
     pub sync_offset: i64,
+    /// Frames at each position before the beam moves on.
+    pub frames_per_position: u32,
+    /// How often the whole scan is run.
+    pub passes: u32,
+    /// What becomes of the frames of one position.
+    pub repeats: Repeats,
+}
+
+impl Default for ScanPlan {
+    fn default() -> Self {
+        Self::of(None, Scan::raster(NavShape { height: 0, width: 0 }))
+    }
 }
 
 impl ScanPlan {
+    /// A plan for a scan as this one, of that shape or the announced one.
+    fn of(shape: Option<NavShape>, scan: Scan) -> Self {
+        let Scan { order, flyback, sync_offset, frames_per_position, passes, repeats, .. } = scan;
+        Self { shape, order, flyback, sync_offset, frames_per_position, passes, repeats }
+    }
+
     /// The scan in force for a series that announced `shape`.
     pub fn scan(&self, announced: Option<NavShape>) -> Option<Scan> {
         let shape = self.shape.or(announced)?;
-        Some(Scan { shape, order: self.order, flyback: self.flyback, sync_offset: self.sync_offset })
+        let Self { order, flyback, sync_offset, frames_per_position, passes, repeats, .. } = *self;
+        Some(Scan { shape, order, flyback, sync_offset, frames_per_position, passes, repeats })
+    }
+}
+
+impl From<Scan> for ScanPlan {
+    fn from(scan: Scan) -> Self {
+        Self::of(Some(scan.shape), scan)
     }
 }
 

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use ronchi_pipeline::reduce::{Reduction, VirtualDetector};
-use ronchi_pipeline::{AXIS_MAX, NavShape, Region, ScanOrder, SigShape};
+use ronchi_pipeline::{AXIS_MAX, NavShape, Region, Repeats, ScanOrder, SigShape};
 use toml::Spanned;
 use toml::de::DeTable;
 
@@ -25,6 +25,8 @@ use crate::{ValueError, mask_file};
 
 /// What `data.volumes` expects.
 const VOLUMES_RULE: &str = "directories on other disks, [\"/nvme1\", \"/nvme2\"]";
+/// Most frames of one position, and most passes: so many that sums of them stay far from their limits.
+const REPEATS_MAX: u64 = 65_536;
 /// Longest configuration that is read, in bytes.
 const FILE_BYTES_MAX: u64 = 1 << 20;
 const AXIS: RangeInclusive<u32> = 1..=AXIS_MAX;
@@ -218,7 +220,8 @@ impl Reader<'_> {
 
     fn scan(&self) -> ScanPlan {
         let mut plan = ScanPlan::default();
-        let Some(section) = self.root.section("scan", &["shape", "order", "flyback", "sync_offset"]) else {
+        let keys = ["shape", "order", "flyback", "sync_offset", "frames_per_position", "passes", "repeats"];
+        let Some(section) = self.root.section("scan", &keys) else {
             return plan;
         };
         let shape = section.get("shape").and_then(|value| value.ints("[rows, positions per row]", AXIS));
@@ -226,7 +229,12 @@ impl Reader<'_> {
         let orders = [("raster", ScanOrder::Raster), ("serpentine", ScanOrder::Serpentine)];
         plan.order = section.get("order").and_then(|value| value.choice(&orders)).unwrap_or_default();
         plan.flyback = section.int_or("flyback", 0, 0..=u64::from(AXIS_MAX)) as u32;
-        let frames = plan.scan(None).map_or(1 << 32, |scan| scan.frame_count() as i64);
+        plan.frames_per_position = section.int_or("frames_per_position", 1, 1..=REPEATS_MAX) as u32;
+        plan.passes = section.int_or("passes", 1, 1..=REPEATS_MAX) as u32;
+        let policies =
+            [Repeats::Sum, Repeats::Mean, Repeats::Last, Repeats::Stack].map(|policy| (policy.word(), policy));
+        plan.repeats = section.get("repeats").and_then(|value| value.choice(&policies)).unwrap_or_default();
+        let frames = plan.scan(None).map_or(1 << 32, |scan| i64::try_from(scan.frame_count()).unwrap_or(i64::MAX));
         let offset = section.get("sync_offset").and_then(|value| value.signed(1 - frames..=frames - 1));
         plan.sync_offset = offset.unwrap_or(0);
         plan

@@ -32,6 +32,6 @@ pub use fanout::{FanOut, WriterGone};
 pub use gap::{FrameFlag, Gap, GapReason, Gaps};
 pub use layout::{CHUNKS_MAX, DATA_OFFSET, Layout, SECTOR_BYTES};
 pub use pool::{Pool, Slot};
-pub use scan::{Scan, ScanOrder, ScanPos, ScanRun};
+pub use scan::{Repeats, Scan, ScanOrder, ScanPos, ScanRun};
 pub use series::{Announcement, Encoding, End, EndReason, Event, LinkCounters, Series, Watermarks};
 pub use shape::{AXIS_MAX, ByteOrder, FrameIndex, NavShape, PixelKind, PixelType, Region, SigShape};

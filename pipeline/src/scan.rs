@@ -41,7 +41,34 @@ pub enum ScanOrder {
     Serpentine,
 }
 
-/// A raster or serpentine scan with flyback and synchronisation offset.
+/// What becomes of the frames of one position, where it has several.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Repeats {
+    /// Their sums are added up before anything is divided.
+    #[default]
+    Sum,
+    /// As the sum, divided by the number of frames that are in.
+    Mean,
+    /// The last frame that is in counts.
+    Last,
+    /// All are kept, along an axis `repeat` behind those of the scan.
+    Stack,
+}
+
+impl Repeats {
+    /// The word used in configurations and manifests.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Sum => "sum",
+            Self::Mean => "mean",
+            Self::Last => "last",
+            Self::Stack => "stack",
+        }
+    }
+}
+
+/// A raster or serpentine scan with flyback, synchronisation offset and repeats.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Scan {
     /// Scan rows and positions per row.
@@ -52,51 +79,105 @@ pub struct Scan {
     pub flyback: u32,
     /// LiberTEM's sign: `o > 0` skips the first `o` frames, `o < 0` leaves the first `|o|` positions empty.
     pub sync_offset: i64,
+    /// Frames that the detector takes at each position before the beam moves on; 0 is as 1.
+    pub frames_per_position: u32,
+    /// How often the whole scan is run, flyback included; 0 is as 1.
+    pub passes: u32,
+    /// What becomes of the frames of one position.
+    pub repeats: Repeats,
 }
 
 impl Scan {
     /// A plain raster scan.
     pub fn raster(shape: NavShape) -> Self {
-        Self { shape, order: ScanOrder::Raster, flyback: 0, sync_offset: 0 }
+        Self {
+            shape,
+            order: ScanOrder::Raster,
+            flyback: 0,
+            sync_offset: 0,
+            frames_per_position: 1,
+            passes: 1,
+            repeats: Repeats::Sum,
+        }
     }
 
-    /// Frames a whole scan takes, flyback included.
+    /// Frames of one row, without its flyback.
+    fn row_placed(&self) -> u64 {
+        u64::from(self.shape.width) * u64::from(self.frames_per_position.max(1))
+    }
+
+    /// Frames of one row, flyback included.
+    pub fn row_frames(&self) -> u64 {
+        self.row_placed().saturating_add(self.flyback.into())
+    }
+
+    /// Frames of one pass, flyback included.
+    fn pass_frames(&self) -> u64 {
+        u64::from(self.shape.height).saturating_mul(self.row_frames())
+    }
+
+    /// Frames a whole scan takes, all passes, flyback included.
     pub fn frame_count(&self) -> u64 {
-        u64::from(self.shape.height) * (u64::from(self.shape.width) + u64::from(self.flyback))
+        self.pass_frames().saturating_mul(self.passes.max(1).into())
+    }
+
+    /// Frames of each position.
+    pub fn repeat_count(&self) -> u64 {
+        u64::from(self.frames_per_position.max(1)) * u64::from(self.passes.max(1))
+    }
+
+    /// Frames that belong to a position: positions times the frames of each.
+    pub fn placed_count(&self) -> u64 {
+        self.shape.position_count().saturating_mul(self.repeat_count())
     }
 
     /// Position of a frame, or `None` when it belongs to none: flyback, skipped, or beyond the scan.
     pub fn position(&self, frame: FrameIndex) -> Option<ScanPos> {
+        self.place(frame).map(|(position, _)| position)
+    }
+
+    /// As [`Self::position`], and which frame of its position it is, from 0 in the order of acquisition.
+    pub fn place(&self, frame: FrameIndex) -> Option<(ScanPos, u64)> {
         let shifted = i128::from(frame) - i128::from(self.sync_offset);
-        let shifted = u64::try_from(shifted).ok()?;
-        let row_frames = u64::from(self.shape.width) + u64::from(self.flyback);
-        if row_frames == 0 || shifted >= self.frame_count() {
+        let shifted = u64::try_from(shifted).ok().filter(|&shifted| shifted < self.frame_count())?;
+        // Nothing here is 0: the scan has frames.
+        let (pass, in_pass) = (shifted / self.pass_frames(), shifted % self.pass_frames());
+        let (y, step) = ((in_pass / self.row_frames()) as u32, in_pass % self.row_frames());
+        if step >= self.row_placed() {
             return None;
         }
-        let y = (shifted / row_frames) as u32;
-        let x = u32::try_from(shifted % row_frames).ok().filter(|&x| x < self.shape.width)?;
+        let each = u64::from(self.frames_per_position.max(1));
+        let (x, repeat) = ((step / each) as u32, step % each);
         let reversed = self.order == ScanOrder::Serpentine && y % 2 == 1;
-        Some(ScanPos { y, x: if reversed { self.shape.width - 1 - x } else { x } })
+        let x = if reversed { self.shape.width - 1 - x } else { x };
+        Some((ScanPos { y, x }, pass * each + repeat))
     }
 
     /// How many frames below `frame` belong to a position.
     pub fn placed_before(&self, frame: FrameIndex) -> u64 {
-        let row_frames = u64::from(self.shape.width) + u64::from(self.flyback);
-        let steps = i128::from(frame) - i128::from(self.sync_offset);
-        let steps = steps.clamp(0, i128::from(self.frame_count())) as u64;
-        let (rows, rest) = (steps / row_frames.max(1), steps % row_frames.max(1));
-        rows * u64::from(self.shape.width) + rest.min(u64::from(self.shape.width))
+        let row_frames = self.row_frames().max(1);
+        let placed = |frame: FrameIndex| {
+            let steps = i128::from(frame) - i128::from(self.sync_offset);
+            let steps = steps.clamp(0, i128::from(self.frame_count())) as u64;
+            // Passes follow one another as rows do.
+            (steps / row_frames) * self.row_placed() + (steps % row_frames).min(self.row_placed())
+        };
+        placed(frame) - placed(0) // A negative offset: positions before frame 0 have none.
     }
 
     /// The frames of `frames` that belong to positions, as few runs as can be: whole rows together, rows that are cut
     /// alone. Strides are positive, so what runs backwards is told frame by frame, in whole rows column by column.
-    pub fn runs(&self, frames: Range<FrameIndex>) -> Vec<ScanRun> {
-        let (row_frames, count) = (u64::from(self.shape.width) + u64::from(self.flyback), self.frame_count());
+    /// `None` where positions have several frames: runs fill every position once.
+    pub fn runs(&self, frames: Range<FrameIndex>) -> Option<Vec<ScanRun>> {
+        if self.repeat_count() > 1 {
+            return None;
+        }
+        let (row_frames, count) = (self.row_frames(), self.frame_count());
         let steps = |frame: u64| (i128::from(frame) - i128::from(self.sync_offset)).clamp(0, i128::from(count)) as u64;
         let (first, end) = (steps(frames.start), steps(frames.end));
         let mut runs = Vec::new();
         if first >= end {
-            return runs;
+            return Some(runs);
         }
         let (first_row, end_row) = (first / row_frames, end / row_frames);
         let whole = first.div_ceil(row_frames)..end_row;
@@ -110,13 +191,12 @@ impl Scan {
         if end_row >= whole.start {
             self.piece(end_row, 0..end % row_frames, &mut runs);
         }
-        runs
+        Some(runs)
     }
 
     /// The frame at this step of the scan; steps are frames that are neither skipped nor missing at the beginning.
     fn frame_at(&self, row: u64, step: u64) -> FrameIndex {
-        let row_frames = u64::from(self.shape.width) + u64::from(self.flyback);
-        (row * row_frames + step).saturating_add_signed(self.sync_offset)
+        (row * self.row_frames() + step).saturating_add_signed(self.sync_offset)
     }
 
     /// Part of a row.
@@ -141,7 +221,7 @@ impl Scan {
     /// Whole rows.
     fn rows(&self, rows: &Range<u64>, runs: &mut Vec<ScanRun>) {
         let (width, count) = (u64::from(self.shape.width), rows.end - rows.start);
-        let row_frames = width + u64::from(self.flyback);
+        let row_frames = self.row_frames();
         let x = Slab::run(0, width);
         if self.order == ScanOrder::Raster {
             let start = self.frame_at(rows.start, 0);
@@ -191,23 +271,38 @@ mod tests {
         assert_eq!(map(&Scan { sync_offset: 2, ..raster }, 8), [-1, -1, 0, 1, 2, 3, 4, 5]);
         assert_eq!(map(&Scan { sync_offset: -2, ..raster }, 6), [2, 3, 4, 5, -1, -1]);
         assert_eq!(map(&Scan::raster(NavShape { height: 0, width: 0 }), 2), [-1, -1]);
+        let each = Scan { frames_per_position: 2, flyback: 1, ..Scan::raster(NavShape { height: 2, width: 2 }) };
+        assert_eq!(map(&each, 11), [0, 0, 1, 1, -1, 2, 2, 3, 3, -1, -1]);
+        let passes = Scan { passes: 2, order: ScanOrder::Serpentine, ..Scan::raster(NavShape { height: 2, width: 2 }) };
+        assert_eq!(map(&passes, 9), [0, 1, 3, 2, 0, 1, 3, 2, -1]);
+        let both = Scan { frames_per_position: 2, ..passes };
+        assert_eq!((both.frame_count(), both.repeat_count(), both.placed_count()), (16, 4, 16));
+        let repeats: Vec<_> = (0..16).filter_map(|frame| Some(both.place(frame)?.1)).collect();
+        assert_eq!(repeats, [0, 1, 0, 1, 0, 1, 0, 1, 2, 3, 2, 3, 2, 3, 2, 3]);
     }
 
     proptest! {
-        /// Every position is reached by at most one frame, and by exactly one when no offset cuts frames off.
+        /// Every frame of every position is reached once at most, and exactly once when no offset cuts frames off; frames
+        /// of a position come in order, and counting them is as good as looking at each.
         #[test]
-        fn positions_are_hit_once(
-            height in 0_u32..6, width in 0_u32..6, flyback in 0_u32..4, sync_offset in -50_i64..50, serpentine in any::<bool>()
+        fn places_are_hit_once(
+            height in 0_u32..6, width in 0_u32..6, flyback in 0_u32..4, sync_offset in -50_i64..50,
+            serpentine in any::<bool>(), frames_per_position in 1_u32..4, passes in 1_u32..4
         ) {
             let order = if serpentine { ScanOrder::Serpentine } else { ScanOrder::Raster };
-            let scan = Scan { shape: NavShape { height, width }, order, flyback, sync_offset };
-            let mut hits = vec![0; (height * width) as usize];
-            for index in map(&scan, scan.frame_count() + 60) {
-                if let Ok(index) = usize::try_from(index) {
-                    hits[index] += 1;
+            let plain = Scan::raster(NavShape { height, width });
+            let scan = Scan { order, flyback, sync_offset, frames_per_position, passes, ..plain };
+            let mut seen = vec![Vec::new(); (height * width) as usize];
+            let mut placed = 0;
+            for frame in 0..scan.frame_count() + 60 {
+                prop_assert_eq!(scan.placed_before(frame), placed);
+                if let Some((position, repeat)) = scan.place(frame) {
+                    seen[(position.y * width + position.x) as usize].push(repeat);
+                    placed += 1;
                 }
             }
-            prop_assert!(hits.iter().all(|&hit| hit == 1 || sync_offset < 0 && hit == 0));
+            let all: Vec<u64> = (0..scan.repeat_count()).collect();
+            prop_assert!(seen.iter().all(|seen| all.ends_with(seen) && (sync_offset < 0 || seen.len() == all.len())));
         }
 
         /// Runs say the same as positions, for any part of a series.
@@ -217,9 +312,10 @@ mod tests {
             serpentine in any::<bool>(), first in 0_u64..60, count in 0_u64..80
         ) {
             let order = if serpentine { ScanOrder::Serpentine } else { ScanOrder::Raster };
-            let scan = Scan { shape: NavShape { height, width }, order, flyback, sync_offset };
+            let scan = Scan { order, flyback, sync_offset, ..Scan::raster(NavShape { height, width }) };
             let mut told = Vec::new();
-            for run in scan.runs(first..first + count) {
+            prop_assert_eq!(Scan { passes: 2, ..scan }.runs(0..9), None);
+            for run in scan.runs(first..first + count).expect("no repeats") {
                 let places = run.y.elements().flat_map(|y| run.x.elements().map(move |x| (y as u32, x as u32)));
                 let frames: Vec<_> = run.frames.elements().collect();
                 let places: Vec<_> = places.collect();
@@ -234,9 +330,13 @@ mod tests {
 
         /// Extreme frames and offsets do not overflow.
         #[test]
-        fn extremes(frame in any::<u64>(), sync_offset in any::<i64>(), flyback in any::<u32>()) {
-            let shape = NavShape { height: u32::MAX, width: 3 };
-            let _ = Scan { shape, order: ScanOrder::Raster, flyback, sync_offset }.position(frame);
+        fn extremes(
+            frame in any::<u64>(), sync_offset in any::<i64>(), flyback in any::<u32>(),
+            width in any::<u32>(), frames_per_position in any::<u32>(), passes in any::<u32>()
+        ) {
+            let plain = Scan::raster(NavShape { height: u32::MAX, width });
+            let scan = Scan { flyback, sync_offset, frames_per_position, passes, ..plain };
+            let _ = (scan.position(frame), scan.placed_before(frame), scan.placed_count(), scan.frame_count());
         }
     }
 }

@@ -196,7 +196,7 @@ impl Acquisitions {
             return Ok(());
         }
         let Announcement { frame_count, detector, pixel, .. } = acquisition.first;
-        let positions = acquisition.scan.map_or(frame_count.unwrap_or(0), |scan| scan.shape.position_count());
+        let positions = acquisition.scan.map_or(frame_count.unwrap_or(0), |scan| scan.placed_count());
         let footprint = Footprint::of(reductions, detector, pixel, positions, acquisition.link_count());
         let footprint = footprint.map_err(|error| error.to_string())?;
         self.check_images(positions, footprint).map_err(|error| error.to_string())?;
@@ -312,7 +312,7 @@ impl Acquisitions {
         let scan = self.plan.scan.scan(announced.scan);
         let regions = self.regions(announced);
         let Announcement { frame_count, detector, pixel, .. } = *announced;
-        let positions = scan.map_or(frame_count.unwrap_or(0), |scan| scan.shape.position_count());
+        let positions = scan.map_or(frame_count.unwrap_or(0), |scan| scan.placed_count());
         let reductions = self.reductions().clone();
         let footprint = Footprint::of(&reductions, detector, pixel, positions, regions.len());
         let footprint = footprint.map_err(|error| refused(error.to_string()))?;
@@ -374,7 +374,7 @@ impl Acquisitions {
             };
             regions.iter().map(tile).fold(results_bytes, u64::saturating_add)
         };
-        let row_frames = scan.map(|scan| u64::from(scan.shape.width) + u64::from(scan.flyback));
+        let row_frames = scan.map(|scan| scan.row_frames());
         let wanted = Wanted { frame_count: announced.frame_count, row_frames, bytes_of: &bytes_of };
         space.admit(&wanted).map_err(|error| refused(error.to_string()))
     }

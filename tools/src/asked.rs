@@ -5,6 +5,8 @@ use ronchi_config::{ScanPlan, ValueError, parse_reduction, parse_scan, parse_vir
 use ronchi_pipeline::reduce::Reduction;
 use ronchi_pipeline::{NavShape, Scan, ScanOrder};
 
+use crate::repeats::RepeatArgs;
+
 /// Which results.
 #[derive(Debug, Clone, Args)]
 pub(crate) struct ReductionArgs {
@@ -44,6 +46,8 @@ pub(crate) struct ScanArgs {
     /// Skip so many frames at the start (positive), or leave so many positions empty (negative)
     #[arg(long, value_name = "N", allow_hyphen_values = true)]
     sync_offset: Option<i64>,
+    #[command(flatten)]
+    repeats: RepeatArgs,
 }
 
 fn scan(text: &str) -> Result<NavShape, ValueError> {
@@ -75,29 +79,32 @@ impl ReductionArgs {
 impl ScanArgs {
     /// The scan of a series that announces its shape, or not.
     pub(crate) fn plan(&self) -> ScanPlan {
-        ScanPlan {
-            shape: self.scan,
+        let scan = Scan {
             order: if self.serpentine { ScanOrder::Serpentine } else { ScanOrder::Raster },
             flyback: self.flyback.unwrap_or(0),
             sync_offset: self.sync_offset.unwrap_or(0),
-        }
+            ..Scan::raster(self.scan.unwrap_or(NavShape { height: 0, width: 0 }))
+        };
+        ScanPlan { shape: self.scan, ..ScanPlan::from(self.repeats.apply(scan)) }
     }
 
     /// The scan of recorded frames: with a shape, it is what is said here; without, what is said here instead of what
     /// was recorded. `Err`: there is no shape to go with what is said.
     pub(crate) fn instead_of(&self, recorded: Option<Scan>) -> Result<Option<Scan>, &'static str> {
         let is_silent = !self.serpentine && self.flyback.is_none() && self.sync_offset.is_none();
+        let is_silent = is_silent && self.repeats == RepeatArgs::default();
         let base = match (self.scan, recorded) {
             (Some(shape), _) => Scan::raster(shape),
             (None, Some(recorded)) => recorded,
             (None, None) if is_silent => return Ok(None),
             (None, None) => return Err("the data set has no scan: --scan NYxNX gives it one"),
         };
+        let base = self.repeats.apply(base);
         Ok(Some(Scan {
-            shape: base.shape,
             order: if self.serpentine { ScanOrder::Serpentine } else { base.order },
             flyback: self.flyback.unwrap_or(base.flyback),
             sync_offset: self.sync_offset.unwrap_or(base.sync_offset),
+            ..base
         }))
     }
 }
@@ -110,8 +117,10 @@ mod tests {
     #[test]
     fn scans_instead_of_recorded_ones() {
         let (shape, other) = (NavShape { height: 3, width: 4 }, NavShape { height: 2, width: 6 });
-        let recorded = Scan { shape, order: ScanOrder::Serpentine, flyback: 2, sync_offset: -1 };
-        let args = |scan, serpentine, flyback, sync_offset| ScanArgs { scan, serpentine, flyback, sync_offset };
+        let plain = Scan::raster(shape);
+        let recorded = Scan { order: ScanOrder::Serpentine, flyback: 2, sync_offset: -1, passes: 2, ..plain };
+        let repeats = RepeatArgs::default();
+        let args = |scan, serpentine, flyback, sync_offset| ScanArgs { scan, serpentine, flyback, sync_offset, repeats };
         let silent = args(None, false, None, None);
         assert_eq!(silent.instead_of(Some(recorded)), Ok(Some(recorded)));
         assert_eq!(silent.instead_of(None), Ok(None));

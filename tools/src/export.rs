@@ -163,6 +163,10 @@ impl ExportArgs {
         let about = Description::of(&reader).context("nobody knows yet how many frames there will be")?;
         let order = match (self.order, about.scan()) {
             (Some(Order::Scan), None) => bail!("--order scan: the data set has no scan"),
+            (Some(Order::Scan), Some(scan)) if scan.repeat_count() > 1 => {
+                bail!("--order scan: every position has {} frames, the array only room for one", scan.repeat_count())
+            }
+            (None, Some(scan)) if scan.repeat_count() > 1 => Order::Frames,
             (None | Some(Order::Scan), Some(_)) => Order::Scan,
             _ => Order::Frames,
         };

@@ -18,6 +18,7 @@ pub mod record;
 mod recorded;
 mod reducers;
 pub mod repair;
+mod repeats;
 pub mod reprocess;
 pub mod serve;
 pub mod simulate;

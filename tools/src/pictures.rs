@@ -170,7 +170,6 @@ impl Images {
     }
 
     fn scan_axes(&self) -> Vec<String> {
-        let names: &[&str] = if self.images.scan_shape().len() == 2 { &["scan_y", "scan_x"] } else { &["frame"] };
-        names.iter().map(|&name| name.into()).collect()
+        self.images.scan_axes().into_iter().map(Into::into).collect()
     }
 }

@@ -27,8 +27,7 @@ pub(crate) fn complete(plan: &mut Plan) -> Result<()> {
     if plan.scan == ScanPlan::default()
         && let Some(info) = manifest.scan
     {
-        let Scan { shape, order, flyback, sync_offset } = info.into();
-        plan.scan = ScanPlan { shape: Some(shape), order, flyback, sync_offset };
+        plan.scan = ScanPlan::from(Scan::from(info));
     }
     if tile.is_some() || region.is_some() || manifest.detector.tiles.len() <= 1 {
         return Ok(());

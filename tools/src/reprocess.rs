@@ -307,7 +307,7 @@ impl Wanted {
     /// Empty results. Errors: names, masks or sizes that cannot be.
     fn images(&self, manifest: &Manifest) -> Result<Images> {
         let count = manifest.frame_count;
-        let positions = self.scan.map_or(count.unwrap_or(0), |scan| scan.shape.position_count());
+        let positions = self.scan.map_or(count.unwrap_or(0), |scan| scan.placed_count());
         let bytes = Footprint::of(&self.reductions, self.detector, self.pixel, positions, self.regions.len())?;
         let bytes = bytes.memory_bytes;
         ensure!(

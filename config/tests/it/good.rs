@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use ronchi_config::{Compress, Error, MerlinControlPlan, MerlinTrigger, Plan, SourcePlan, parse_reduction};
 use ronchi_pipeline::reduce::{Reduction, VirtualDetector};
-use ronchi_pipeline::{NavShape, Region, ScanOrder, SigShape};
+use ronchi_pipeline::{NavShape, Region, Repeats, ScanOrder, SigShape};
 
 const FULL: &str = r#"
 [data]
@@ -33,6 +33,9 @@ shape = [256, 128]
 order = "serpentine"
 flyback = 2
 sync_offset = -3
+frames_per_position = 4
+passes = 2
+repeats = "stack"
 
 [[virtual]]
 name = "bf"
@@ -97,6 +100,8 @@ fn every_key_arrives() {
     let scan = plan.scan.scan(None).expect("a shape");
     assert_eq!((scan.shape, scan.order), (NavShape { height: 256, width: 128 }, ScanOrder::Serpentine));
     assert_eq!((scan.flyback, scan.sync_offset), (2, -3));
+    assert_eq!((scan.frames_per_position, scan.passes, scan.repeats), (4, 2, Repeats::Stack));
+    assert!(plan.describe().contains("repeats   4 frames per position, 2 passes, kept as stack\n"), "{plan}");
     assert!(plan.describe().contains("results   total, com, bf, adf, mask\n"), "{plan}");
     let disk = VirtualDetector::Disk { cy: 256.0, cx: 256.0, radius: 20.0 };
     assert_eq!(plan.reductions[2], Reduction::virtual_detector("bf", disk));

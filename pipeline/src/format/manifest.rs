@@ -8,7 +8,7 @@ use serde_json::Value;
 
 use super::{FormatError, group_json};
 use crate::layout::DATA_OFFSET;
-use crate::{Gap, GapReason, Gaps, Layout, NavShape, Region, Scan, SigShape};
+use crate::{Gap, GapReason, Gaps, Layout, NavShape, Region, Repeats, Scan, SigShape};
 
 /// Version of everything in `docs/format.md`; readers refuse larger numbers.
 pub const LAYOUT_VERSION: u32 = 1;
@@ -95,6 +95,27 @@ pub struct ScanInfo {
     pub flyback: u32,
     /// `o > 0` skips the first `o` frames.
     pub sync_offset: i64,
+    /// Frames at each position before the beam moves on.
+    #[serde(default = "one", skip_serializing_if = "is_one")]
+    pub frames_per_position: u32,
+    /// How often the whole scan was run.
+    #[serde(default = "one", skip_serializing_if = "is_one")]
+    pub passes: u32,
+    /// What became of the frames of one position in the results.
+    #[serde(default, skip_serializing_if = "is_sum")]
+    pub repeats: Repeats,
+}
+
+fn one() -> u32 {
+    1
+}
+
+fn is_one(count: &u32) -> bool {
+    *count == 1
+}
+
+fn is_sum(repeats: &Repeats) -> bool {
+    *repeats == Repeats::Sum
 }
 
 /// The detector.
@@ -167,15 +188,18 @@ pub struct Law {
 
 impl From<Scan> for ScanInfo {
     fn from(scan: Scan) -> Self {
-        let Scan { shape, order, flyback, sync_offset } = scan;
-        Self { shape: [shape.height, shape.width], order, flyback, sync_offset }
+        let Scan { shape, order, flyback, sync_offset, frames_per_position, passes, repeats } = scan;
+        let shape = [shape.height, shape.width];
+        Self { shape, order, flyback, sync_offset, frames_per_position, passes, repeats }
     }
 }
 
 impl From<ScanInfo> for Scan {
     fn from(info: ScanInfo) -> Self {
-        let ScanInfo { shape: [height, width], order, flyback, sync_offset } = info;
-        Self { shape: NavShape { height, width }, order, flyback, sync_offset }
+        let ScanInfo { shape: [height, width], order, flyback, sync_offset, frames_per_position, passes, repeats } =
+            info;
+        let shape = NavShape { height, width };
+        Self { shape, order, flyback, sync_offset, frames_per_position, passes, repeats }
     }
 }
 

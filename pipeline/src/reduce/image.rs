@@ -3,13 +3,13 @@
 use std::ops::Range;
 
 use super::epoch::Epoch;
-use super::live::{LiveImages, ScanPlace};
+use super::live::LiveImages;
 use super::output::{At, Made, Output, Over, PixelAt, within};
 use super::patterns::{Accumulator, Patterns, SumPattern};
 use super::spec::Sum;
 use super::store::Store;
 use super::versions::RowVersions;
-use crate::{PixelKind, Region};
+use crate::{PixelKind, Region, Repeats};
 
 /// A result for files: exact numbers, C order, little-endian.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -44,11 +44,13 @@ impl<'a> LiveImage<'a> {
         &self.output.name
     }
 
-    /// Extent along each axis: `[ny, nx]` of the scan or `[frames]` without one, `[sy, sx]` of the detector for patterns,
-    /// nothing for what belongs to the acquisition; then its own axes, e.g. 2 for the components of a centre of mass.
+    /// Extent along each axis: `[ny, nx]` of the scan (and `repeat`, where repeats are stacked) or `[frames]` without one,
+    /// `[sy, sx]` of the detector for patterns, nothing for what belongs to the acquisition; then its own axes, e.g. 2 for
+    /// the components of a centre of mass.
     pub fn shape(&self) -> Vec<usize> {
         let mut shape = match self.output.over {
             Over::Scan => self.images.scan_shape(),
+            Over::All if self.is_whole() => self.images.stacked().into_iter().collect(),
             Over::Detector => {
                 let detector = self.images.spec.detector;
                 vec![detector.height as usize, detector.width as usize]
@@ -59,13 +61,13 @@ impl<'a> LiveImage<'a> {
         shape
     }
 
-    /// Name of each axis: `scan_y`, `scan_x`, `frame`, `sig_y`, `sig_x`; `component` is `(y, x)`; `bin`, `order`, ...
+    /// Name of each axis: `scan_y`, `scan_x`, `repeat`, `frame`, `sig_y`, `sig_x`; `component` is `(y, x)`; `bin`, `order`, ...
     pub fn axes(&self) -> Vec<&'static str> {
-        let mut axes = match (self.output.over, self.images.place) {
-            (Over::Detector, _) => vec!["sig_y", "sig_x"],
-            (Over::Scan, ScanPlace::Scan(_)) => vec!["scan_y", "scan_x"],
-            (Over::Scan, ScanPlace::Line(_)) => vec!["frame"],
-            (Over::All, _) => vec![],
+        let mut axes = match self.output.over {
+            Over::Detector => vec!["sig_y", "sig_x"],
+            Over::Scan => self.images.scan_axes(),
+            Over::All if self.is_whole() => self.images.stacked().map(|_| "repeat").into_iter().collect(),
+            Over::All => vec![],
         };
         axes.extend(self.output.axes.iter().map(|&(name, _)| name));
         axes
@@ -104,11 +106,15 @@ impl<'a> LiveImage<'a> {
 
     /// Rows that changed after `version`, ascending, not touching; rows that only grew incomplete count as changed.
     pub fn rows_changed_since(&self, version: u64) -> Vec<Range<usize>> {
-        if matches!(self.output.made, Made::Whole { .. }) || self.output.over == Over::All {
+        if self.is_whole() || self.output.over == Over::All {
             let all = 0..self.row_count();
             return Some(all).filter(|_| self.version() > version).into_iter().collect();
         }
         RowVersions::changed_since(&self.versions(), version, self.row_count())
+    }
+
+    fn is_whole(&self) -> bool {
+        matches!(self.output.made, Made::Whole { .. })
     }
 
     fn row_count(&self) -> usize {
@@ -150,16 +156,24 @@ impl<'a> LiveImage<'a> {
         let (length, tail) = (self.images.row_length(), self.output.tail_count());
         let first = rows.start * length;
         let mut values = vec![f64::NAN; rows.len() * length * tail];
-        for (index, out) in (first..).zip(values.chunks_exact_mut(tail.max(1))) {
-            if self.is_complete(index) {
-                make(&At { images: self.images, index }, out);
+        let mut slots = Vec::new();
+        for (place, out) in (first..).zip(values.chunks_exact_mut(tail.max(1))) {
+            self.find_slots(place, &mut slots);
+            if !slots.is_empty() {
+                make(&At { images: self.images, slots: &slots }, out);
             }
         }
         values
     }
 
-    fn is_complete(&self, index: usize) -> bool {
-        self.epochs.iter().all(|epoch| epoch.is_complete(index))
+    /// Those slots of a place that count.
+    fn find_slots(&self, place: usize, slots: &mut Vec<usize>) {
+        let is_complete = |slot: &usize| self.epochs.iter().all(|epoch| epoch.is_complete(*slot));
+        slots.clear();
+        slots.extend(self.images.slots_of(place).filter(is_complete));
+        if self.images.repeats() == Repeats::Last {
+            slots.drain(..slots.len().saturating_sub(1));
+        }
     }
 
     /// Calls `piece(columns of the detector, first pixel in the tile, patterns)` for each measured piece of row `y`.
@@ -200,6 +214,7 @@ impl<'a> LiveImage<'a> {
     /// NumPy and Zarr names of the type [`Self::stored`] uses.
     pub fn stored_type(&self) -> (&'static str, &'static str) {
         match self.output.made {
+            Made::Count(_) if self.images.repeats() == Repeats::Mean => ("<f8", "float64"),
             Made::Count(Sum(column)) if matches!(self.images.stores[column], Store::U64(_)) => ("<u8", "uint64"),
             Made::Pattern(Accumulator::Sum) if self.images.spec.pixel.is_integer() => ("<u8", "uint64"),
             Made::Histogram => ("<u8", "uint64"),
@@ -243,10 +258,14 @@ impl<'a> LiveImage<'a> {
     }
 
     fn stored_integers(&self, rows: Range<usize>, column: usize) -> Vec<u8> {
-        let Store::U64(values) = &self.images.stores[column] else { return Vec::new() };
         let places = rows.start * self.images.row_length()..rows.end * self.images.row_length();
-        let value = |index| if self.is_complete(index) { values[index] } else { 0 };
-        places.flat_map(|index| value(index).to_le_bytes()).collect()
+        let mut slots = Vec::new();
+        let value = |place| {
+            self.find_slots(place, &mut slots);
+            // The sum over many frames may be larger than any one of them can be.
+            u64::try_from(self.images.integer(column, &slots).unwrap_or(0)).unwrap_or(u64::MAX)
+        };
+        places.map(value).flat_map(u64::to_le_bytes).collect()
     }
 
     fn stored_sums(&self, rows: Range<usize>) -> Vec<u8> {

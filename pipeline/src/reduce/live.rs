@@ -10,12 +10,14 @@
 //!   finished picture does not depend on tiling, order or threads, bit for bit.
 //! - I3: after a change of the list of reductions, what is new has seen only frames that were reduced by a plan that
 //!   knows it. Each change is an *epoch* with its own record of frames; numbers of two epochs never mix in one result.
+//! - I4: every frame that has a position has a *slot* of its own: `place * frames of each position + number of the
+//!   frame there`. Slots are what is stored and recorded as seen; a place combines its slots when somebody looks.
 //!
 //! # Limits
-//! Scans up to [`SCAN_POSITIONS_MAX`] positions; without a scan, the first [`LINE_FRAMES_MAX`] frames are kept and later
-//! ones are counted as beyond. Memory per position: 8 bytes per virtual detector and total of integer pixels on one
-//! link, 16 more for the centre of mass (32 where 128 bits are needed); 104 per sum of floating point pixels when there
-//! are several tiles.
+//! Scans up to [`SCAN_POSITIONS_MAX`] positions, where each frame of a position counts as one; without a scan, the first
+//! [`LINE_FRAMES_MAX`] frames are kept and later ones are counted as beyond. Memory per position: 8 bytes per virtual
+//! detector and total of integer pixels on one link, 16 more for the centre of mass (32 where 128 bits are needed); 104
+//! per sum of floating point pixels when there are several tiles.
 
 use std::ops::Range;
 
@@ -29,10 +31,10 @@ use super::patterns::Patterns;
 use super::plan::ReducePlan;
 use super::spec::{Column, PlanError, Spec};
 use super::store::Store;
-use super::whole::{Derivation, Derived};
-use crate::{FrameIndex, PixelType, Region, Scan, SigShape};
+use super::whole::{Derivation, Derived, Form};
+use crate::{FrameIndex, PixelType, Region, Repeats, Scan, SigShape};
 
-/// Most positions of a scan.
+/// Most positions of a scan, those with several frames counted once for each.
 pub const SCAN_POSITIONS_MAX: u64 = 1 << 26;
 /// Most frames that are kept when there is no scan.
 pub const LINE_FRAMES_MAX: u64 = 1 << 24;
@@ -97,7 +99,7 @@ impl LiveImages {
         let spec = Spec::new(reductions, detector, pixel)?;
         let (place, length) = match scan {
             Some(scan) => {
-                let positions = scan.shape.position_count();
+                let positions = scan.placed_count();
                 if positions > SCAN_POSITIONS_MAX {
                     return Err(PlanError::ScanTooLarge { positions, positions_max: SCAN_POSITIONS_MAX });
                 }
@@ -198,12 +200,13 @@ impl LiveImages {
         self.epochs.iter_mut().flat_map(|epoch| &mut epoch.tiles).for_each(|seen| seen.grow(length));
     }
 
-    /// Index in the stores of a frame, if it has one.
+    /// Slot of a frame, if it has one.
     fn index_of(&self, frame: FrameIndex) -> Option<usize> {
         match self.place {
             ScanPlace::Scan(scan) => {
-                let position = scan.position(frame)?;
-                Some(position.y as usize * scan.shape.width as usize + position.x as usize)
+                let (position, repeat) = scan.place(frame)?;
+                let place = position.y as usize * scan.shape.width as usize + position.x as usize;
+                Some(place * scan.repeat_count() as usize + repeat as usize)
             }
             ScanPlace::Line(count) => {
                 let limit = count.map_or(LINE_FRAMES_MAX, |count| count as u64);
@@ -228,7 +231,7 @@ impl LiveImages {
                 continue;
             };
             self.grow(index + 1); // Only a line grows; by doubling inside.
-            let row = index / self.row_length();
+            let row = index / self.combined() / self.row_length();
             let mut is_new = false;
             for (epoch, columns) in self.epochs.iter_mut().zip(&columns) {
                 let Some(columns) = columns else { continue };
@@ -302,7 +305,7 @@ impl LiveImages {
         self.epochs.iter().map(|epoch| epoch.tiles[tile].frame_count).min().unwrap_or(0)
     }
 
-    /// Scan positions (or frames of the line) of which all tiles are in all results.
+    /// Frames that have a place and of which all tiles are in all results.
     pub fn complete_count(&self) -> u64 {
         (0..self.length.div_ceil(64)).map(|word| u64::from(self.complete_word(word).count_ones())).sum()
     }
@@ -356,18 +359,59 @@ impl LiveImages {
         }
     }
 
-    /// 1 for every scan position (C order; or frame of the line) of which all tiles are in all results, else 0.
+    /// 1 for every scan position (C order; or frame of the line) of which all tiles of all frames are in all results,
+    /// else 0. Where repeats are stacked, every frame of a position has its own.
     pub fn valid(&self) -> Vec<u8> {
-        let is_complete = |index: usize| self.complete_word(index / 64) >> (index % 64) & 1 == 1;
-        (0..self.place_count()).map(|index| u8::from(is_complete(index))).collect()
+        let is_complete = |slot: usize| self.complete_word(slot / 64) >> (slot % 64) & 1 == 1;
+        (0..self.place_count()).map(|place| u8::from(self.slots_of(place).all(is_complete))).collect()
     }
 
-    /// Shape of [`Self::valid`]: `[ny, nx]`, or `[frames]` without a scan.
+    /// Shape of [`Self::valid`]: `[ny, nx]`, `[ny, nx, repeat]` where repeats are stacked, `[frames]` without a scan.
     pub fn scan_shape(&self) -> Vec<usize> {
         match self.place {
-            ScanPlace::Scan(scan) => vec![scan.shape.height as usize, scan.shape.width as usize],
+            ScanPlace::Scan(scan) => {
+                let shape = [scan.shape.height as usize, scan.shape.width as usize];
+                shape.into_iter().chain(self.stacked()).collect()
+            }
             ScanPlace::Line(_) => vec![self.place_count()],
         }
+    }
+
+    /// Name of each axis of [`Self::scan_shape`].
+    pub fn scan_axes(&self) -> Vec<&'static str> {
+        match self.place {
+            ScanPlace::Scan(_) => ["scan_y", "scan_x"].into_iter().chain(self.stacked().map(|_| "repeat")).collect(),
+            ScanPlace::Line(_) => vec!["frame"],
+        }
+    }
+
+    /// Frames of each position, where they are stacked.
+    pub(super) fn stacked(&self) -> Option<usize> {
+        match self.place {
+            ScanPlace::Scan(scan) if scan.repeats == Repeats::Stack => Some(scan.repeat_count() as usize),
+            _ => None,
+        }
+    }
+
+    /// Slots that one place combines.
+    fn combined(&self) -> usize {
+        match self.place {
+            ScanPlace::Scan(scan) if scan.repeats != Repeats::Stack => scan.repeat_count() as usize,
+            _ => 1,
+        }
+    }
+
+    /// What becomes of the slots of a place.
+    pub(super) fn repeats(&self) -> Repeats {
+        match self.place {
+            ScanPlace::Scan(scan) if scan.repeat_count() > 1 => scan.repeats,
+            _ => Repeats::Stack,
+        }
+    }
+
+    /// Slots of a place.
+    pub(super) fn slots_of(&self, place: usize) -> Range<usize> {
+        place * self.combined()..(place + 1) * self.combined()
     }
 
     /// All results, in the order of the reductions.
@@ -391,7 +435,8 @@ impl LiveImages {
             let version = images.clone().map(|image| image.version()).max().unwrap_or(0);
             let known = self.derived[number].as_ref().map_or(0, |derived| derived.of_version);
             let arrays = || images.map(|image| image.all_values()).collect();
-            (version > known).then(|| Derivation::new(self.derived_key(number), version, make, arrays(), self.nav()))
+            let form = Form { nav: self.nav(), stacked: self.stacked(), over: output.over };
+            (version > known).then(|| Derivation::new(self.derived_key(number), version, make, arrays(), form))
         };
         (0..self.spec.results.len()).filter_map(made).collect()
     }
@@ -428,10 +473,11 @@ impl LiveImages {
         }
     }
 
-    /// Number of places: scan positions, or frames of the line, the announced ones or else those seen.
+    /// Number of places: scan positions (stacked: times frames of each), or frames of the line, the announced ones or
+    /// else those seen.
     pub(super) fn place_count(&self) -> usize {
         match self.place {
-            ScanPlace::Scan(_) => self.length,
+            ScanPlace::Scan(_) => self.length / self.combined(),
             ScanPlace::Line(count) => count.unwrap_or(self.length),
         }
     }
@@ -439,7 +485,7 @@ impl LiveImages {
     /// Places per row.
     pub(super) fn row_length(&self) -> usize {
         match self.place {
-            ScanPlace::Scan(scan) => scan.shape.width as usize,
+            ScanPlace::Scan(scan) => scan.shape.width as usize * self.stacked().unwrap_or(1),
             ScanPlace::Line(_) => 1,
         }
     }
@@ -457,22 +503,32 @@ impl LiveImages {
         self.epochs.iter().filter(|epoch| numbers.contains(&epoch.number)).collect()
     }
 
-    /// Exact value of an integer column at a complete place.
-    pub(super) fn integer(&self, column: usize, index: usize) -> Option<u128> {
+    /// Exact sum of an integer column over complete slots.
+    pub(super) fn integer(&self, column: usize, slots: &[usize]) -> Option<u128> {
         match &self.stores[column] {
-            Store::U64(values) => Some(u128::from(values[index])),
-            Store::U128(values) => Some(values[index]),
+            Store::U64(values) => Some(slots.iter().map(|&slot| u128::from(values[slot])).sum()),
+            Store::U128(values) => slots.iter().try_fold(0_u128, |sum, &slot| sum.checked_add(values[slot])),
             Store::Float(_) | Store::Exact(_) => None,
         }
     }
 
-    /// Value of a column at a complete place.
-    pub(super) fn value(&self, column: usize, index: usize) -> f64 {
+    /// Value of a column over the complete slots of one place: their sum, or their mean.
+    pub(super) fn value(&self, column: usize, slots: &[usize]) -> f64 {
+        if let &[slot] = slots {
+            return self.slot_value(column, slot);
+        }
+        // Numbers that are no integers are rounded slot by slot, and added in their order: the same for any tiling.
+        let one_by_one = || slots.iter().map(|&slot| self.slot_value(column, slot)).sum();
+        let sum = self.integer(column, slots).map_or_else(one_by_one, |sum| sum as f64);
+        if self.repeats() == Repeats::Mean { sum / slots.len() as f64 } else { sum }
+    }
+
+    fn slot_value(&self, column: usize, slot: usize) -> f64 {
         match &self.stores[column] {
-            Store::U64(values) => values[index] as f64,
-            Store::U128(values) => values[index] as f64,
-            Store::Float(values) => values[index],
-            Store::Exact(values) => scale(values[index].to_f64(), self.spec.columns[column].exponent),
+            Store::U64(values) => values[slot] as f64,
+            Store::U128(values) => values[slot] as f64,
+            Store::Float(values) => values[slot],
+            Store::Exact(values) => scale(values[slot].to_f64(), self.spec.columns[column].exponent),
         }
     }
 }

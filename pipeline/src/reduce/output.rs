@@ -12,6 +12,7 @@ use super::live::LiveImages;
 use super::patterns::{Accumulator, Patterns};
 use super::spec::Sum;
 use super::whole::WholeFn;
+use crate::Repeats;
 
 /// An axis behind those of the scan, or one of a result that is laid over nothing: its name and its length.
 pub(super) type Axis = (&'static str, usize);
@@ -153,31 +154,39 @@ impl Output {
     }
 }
 
-/// Sums at one measured scan position.
+/// Sums at one measured scan position, over those of its frames that count: at least one.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct At<'a> {
     pub(super) images: &'a LiveImages,
-    pub(super) index: usize,
+    pub(super) slots: &'a [usize],
 }
 
 impl At<'_> {
-    /// The sum, rounded once.
+    /// The sum, rounded once; over several frames their sum or their mean.
     pub(super) fn sum(&self, Sum(column): Sum) -> f64 {
-        self.images.value(column, self.index)
+        self.images.value(column, self.slots)
     }
 
-    /// `n s2 - s1^2` of `n` pixels with sum `s1` and sum of squares `s2`: of integers exact, then rounded.
+    /// `n s2 - s1^2` of `n` pixels with sum `s1` and sum of squares `s2`: of integers exact, then rounded. Over `k` frames
+    /// `n k` pixels are counted, and where the sum is their mean, the result is that of `s1 / k` and `s2 / k`.
     pub(super) fn spread(&self, Sum(sum): Sum, Sum(squares): Sum, count: u64) -> f64 {
-        match (self.images.integer(sum, self.index), self.images.integer(squares, self.index)) {
-            // Below (n pixel_max)^2 < 2^(28 + 32) * 2: wrapping on the way does no harm.
-            (Some(sum), Some(squares)) => {
-                u128::from(count).wrapping_mul(squares).wrapping_sub(sum.wrapping_mul(sum)) as f64
-            }
-            _ => {
-                let [sum, squares] = [sum, squares].map(|column| self.images.value(column, self.index));
-                (count as f64 * squares - sum * sum).max(0.0)
-            }
-        }
+        let frame_count = self.slots.len() as u64;
+        let integers = || {
+            let (sum, squares) = (self.images.integer(sum, self.slots)?, self.images.integer(squares, self.slots)?);
+            // Of one frame below (n pixel_max)^2 < 2^(2 * (28 + 32)).
+            let all = u128::from(count).checked_mul(frame_count.into())?.checked_mul(squares)?;
+            all.checked_sub(sum.checked_mul(sum)?).map(|spread| spread as f64)
+        };
+        let is_mean = self.images.repeats() == Repeats::Mean;
+        let divisor = if is_mean { frame_count as f64 * frame_count as f64 } else { 1.0 };
+        integers().map_or_else(
+            || {
+                let [sum, squares] = [sum, squares].map(|column| self.images.value(column, self.slots));
+                let pixels = if is_mean { count as f64 } else { count as f64 * frame_count as f64 };
+                (pixels * squares - sum * sum).max(0.0)
+            },
+            |spread| spread / divisor,
+        )
     }
 }
 

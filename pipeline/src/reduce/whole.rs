@@ -6,6 +6,8 @@
 
 use std::sync::Arc;
 
+use super::output::Over;
+
 /// Name of a result, and what it is made of.
 pub(super) type Key = (String, Vec<u32>);
 pub(super) type WholeFn = dyn Fn(&[&[f64]], [usize; 2]) -> Vec<f64> + Send + Sync;
@@ -21,13 +23,24 @@ pub struct Derived {
     pub(super) values: Vec<f64>,
 }
 
+/// What a derivation is laid over.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Form {
+    /// `[ny, nx]`.
+    pub(super) nav: [usize; 2],
+    /// Frames of each position, where they are stacked: each is a scan of its own.
+    pub(super) stacked: Option<usize>,
+    /// Of the result; what it is made of is laid over the scan.
+    pub(super) over: Over,
+}
+
 /// A result to be computed from copies of others.
 pub struct Derivation {
     key: Key,
     version: u64,
     make: Arc<WholeFn>,
     inputs: Vec<Vec<f64>>,
-    nav: [usize; 2],
+    form: Form,
 }
 
 impl std::fmt::Debug for Derivation {
@@ -37,14 +50,43 @@ impl std::fmt::Debug for Derivation {
 }
 
 impl Derivation {
-    pub(super) fn new(key: Key, version: u64, make: &Arc<WholeFn>, inputs: Vec<Vec<f64>>, nav: [usize; 2]) -> Self {
-        Self { key, version, make: Arc::clone(make), inputs, nav }
+    pub(super) fn new(key: Key, version: u64, make: &Arc<WholeFn>, inputs: Vec<Vec<f64>>, form: Form) -> Self {
+        Self { key, version, make: Arc::clone(make), inputs, form }
     }
 
     /// Computes it; may take long.
     pub fn run(self) -> Derived {
         let inputs: Vec<&[f64]> = self.inputs.iter().map(Vec::as_slice).collect();
-        let values = (self.make)(&inputs, self.nav);
+        let values = match self.form.stacked {
+            None => (self.make)(&inputs, self.form.nav),
+            Some(count) => self.run_each(&inputs, count),
+        };
         Derived { key: self.key, of_version: self.version, version: 0, values }
+    }
+
+    /// One scan after the other, of `count` that are stacked behind the positions.
+    fn run_each(&self, inputs: &[&[f64]], count: usize) -> Vec<f64> {
+        let places = self.form.nav[0] * self.form.nav[1];
+        let mut all = Vec::new();
+        for repeat in 0..count {
+            let one = |input: &&[f64]| {
+                let tail = input.len() / (places * count).max(1);
+                let numbers = input.chunks_exact(tail.max(1)).skip(repeat).step_by(count);
+                numbers.flatten().copied().collect::<Vec<f64>>()
+            };
+            let inputs: Vec<Vec<f64>> = inputs.iter().map(one).collect();
+            let inputs: Vec<&[f64]> = inputs.iter().map(Vec::as_slice).collect();
+            let values = (self.make)(&inputs, self.form.nav);
+            if self.form.over != Over::Scan {
+                all.extend(values);
+                continue;
+            }
+            let tail = values.len() / places.max(1);
+            all.resize(values.len() * count, f64::NAN);
+            for (place, numbers) in values.chunks_exact(tail.max(1)).enumerate() {
+                all[(place * count + repeat) * tail..][..tail].copy_from_slice(numbers);
+            }
+        }
+        all
     }
 }

@@ -307,9 +307,12 @@ fn scan_maps() {
         ("map_snake_3x4", Scan { order: ScanOrder::Serpentine, ..raster }),
         ("map_raster_3x4_sync_p3", Scan { sync_offset: 3, ..raster }),
         ("map_raster_3x4_sync_m3", Scan { sync_offset: -3, ..raster }),
+        ("map_raster_3x4_2passes", Scan { passes: 2, ..raster }),
+        ("map_3fpp_2x2", Scan { frames_per_position: 3, ..Scan::raster(NavShape { height: 2, width: 2 }) }),
     ];
     for (name, scan) in scans {
-        let index = |frame: usize| scan.position(frame as u64).map_or(-1.0, |p| f64::from(p.y * 4 + p.x));
+        let width = scan.shape.width;
+        let index = |frame: usize| scan.position(frame as u64).map_or(-1.0, |p| f64::from(p.y * width + p.x));
         let map: Vec<f64> = (0..expected[name].len()).map(index).collect();
         assert_eq!(map, expected[name], "{name}");
     }

@@ -4,7 +4,9 @@ use std::sync::Arc;
 
 use proptest::prelude::*;
 use ronchi_pipeline::reduce::{Frames, LiveImages, Reducer, Reduction, VirtualDetector};
-use ronchi_pipeline::{ByteOrder, FrameFlag, NavShape, PixelKind, PixelType, Region, Scan, ScanOrder, SigShape};
+use ronchi_pipeline::{
+    ByteOrder, FrameFlag, NavShape, PixelKind, PixelType, Region, Repeats, Scan, ScanOrder, SigShape,
+};
 
 use crate::run::{Data, Piece, run, run_whole, values};
 
@@ -60,8 +62,11 @@ impl Case {
             order: if dice.roll(2) == 0 { ScanOrder::Raster } else { ScanOrder::Serpentine },
             flyback: dice.roll(3) as u32,
             sync_offset: dice.roll(5) as i64 - 2,
+            frames_per_position: [1, 1, 1, 2, 3][dice.roll(5) as usize],
+            passes: [1, 1, 1, 2, 3][dice.roll(5) as usize],
+            repeats: [Repeats::Sum, Repeats::Mean, Repeats::Last, Repeats::Stack][dice.roll(4) as usize],
         });
-        let frame_count = dice.roll(24) as usize;
+        let frame_count = dice.roll(40) as usize;
         let pixels = detector.pixel_count() as usize;
         let frame = |dice: &mut Dice| (0..pixels).map(|_| dice.pixel(pixel.kind)).collect();
         let frames = (0..frame_count).map(|_| frame(&mut dice)).collect();
@@ -89,20 +94,52 @@ impl Case {
             .collect()
     }
 
-    /// Frame shown at a place, if all its tiles are there.
-    fn frame_at(&self, index: usize) -> Option<usize> {
+    /// What becomes of frames that share a place, and how many do.
+    fn repeats(&self) -> (Repeats, usize) {
+        match self.scan {
+            Some(scan) if scan.repeats != Repeats::Stack => (scan.repeats, scan.repeat_count() as usize),
+            _ => (Repeats::Stack, 1),
+        }
+    }
+
+    /// Frames of a place whose tiles are all there, in the order of acquisition.
+    fn frames_at(&self, index: usize) -> Vec<usize> {
         let shown = |&frame: &usize| match self.scan {
             None => frame == index,
-            Some(scan) => scan
-                .position(frame as u64)
-                .is_some_and(|position| position.y as usize * scan.shape.width as usize + position.x as usize == index),
+            Some(scan) => scan.place(frame as u64).is_some_and(|(position, repeat)| {
+                let place = position.y as usize * scan.shape.width as usize + position.x as usize;
+                let stacked = place * scan.repeat_count() as usize + repeat as usize;
+                index == if scan.repeats == Repeats::Stack { stacked } else { place }
+            }),
         };
-        let frame = (0..self.data.frames.len()).find(shown)?;
-        self.present.iter().all(|link| link[frame]).then_some(frame)
+        (0..self.data.frames.len()).filter(shown).filter(|&frame| self.present.iter().all(|link| link[frame])).collect()
+    }
+
+    /// The picture that a place shows: with repeats their sum, mean or the last one.
+    fn shown_at(&self, index: usize) -> Option<Vec<f64>> {
+        let frames: Vec<&Vec<f64>> = self.frames_at(index).into_iter().map(|frame| &self.data.frames[frame]).collect();
+        let last = (*frames.last()?).clone();
+        let sum = |pixel: usize| frames.iter().map(|frame| frame[pixel]).sum::<f64>();
+        let all = 0..last.len();
+        Some(match self.repeats().0 {
+            Repeats::Sum => all.map(sum).collect(),
+            Repeats::Mean => all.map(|pixel| sum(pixel) / frames.len() as f64).collect(),
+            Repeats::Last | Repeats::Stack => last,
+        })
+    }
+
+    /// Sum of magnitudes of the pixels behind [`Self::shown_at`].
+    fn sizes_at(&self, index: usize) -> Vec<f64> {
+        let mut sizes = vec![0.0; self.data.detector.pixel_count() as usize];
+        for frame in self.frames_at(index) {
+            sizes.iter_mut().zip(&self.data.frames[frame]).for_each(|(size, pixel)| *size += pixel.abs());
+        }
+        sizes
     }
 
     fn place_count(&self) -> usize {
-        self.scan.map_or(self.data.frames.len(), |scan| scan.shape.position_count() as usize)
+        let all = |scan: Scan| scan.placed_count() as usize / self.repeats().1;
+        self.scan.map_or(self.data.frames.len(), all)
     }
 }
 
@@ -163,11 +200,17 @@ fn close(got: f64, (expected, size): (f64, f64)) -> bool {
 fn check_values(case: &Case, images: &LiveImages) {
     let width = case.data.detector.width as usize;
     for index in 0..case.place_count() {
-        let frame = case.frame_at(index).map(|frame| &case.data.frames[frame]);
+        let frame = case.shown_at(index);
+        let sizes = case.sizes_at(index);
+        // Frames that are added up may cancel: the size of a sum is that of all of them.
+        let dot = |weights: &mut dyn Iterator<Item = f64>, frame: &[f64]| {
+            let weights: Vec<f64> = weights.collect();
+            (dot(weights.iter().copied(), frame).0, dot(weights.iter().copied(), &sizes).1)
+        };
         for (m, weights) in case.masks.iter().enumerate() {
             let got = values(images, &format!("m{m}"))[index];
-            match frame {
-                Some(frame) => assert!(close(got, dot(weights.iter().copied(), frame)), "{got} at {index}"),
+            match &frame {
+                Some(frame) => assert!(close(got, dot(&mut weights.iter().copied(), frame)), "{got} at {index}"),
                 None => assert!(got.is_nan()),
             }
         }
@@ -177,14 +220,15 @@ fn check_values(case: &Case, images: &LiveImages) {
             assert!(com[0].is_nan() && com[1].is_nan() && total.is_nan());
             continue;
         };
+        let frame = &frame;
         let pixels = 0..frame.len();
-        let sum = dot(pixels.clone().map(|_| 1.0), frame);
+        let sum = dot(&mut pixels.clone().map(|_| 1.0), frame);
         assert!(close(total, sum), "{total} is not {sum:?}");
         assert!(total > 0.0 || com[0].is_nan() && com[1].is_nan());
         // Where positive and negative pixels cancel, the quotient of the model is no better than the numbers in it.
         if sum.0 > 1e-3 * sum.1 {
-            let y = dot(pixels.clone().map(|p| (p / width) as f64), frame);
-            let x = dot(pixels.map(|p| (p % width) as f64), frame);
+            let y = dot(&mut pixels.clone().map(|p| (p / width) as f64), frame);
+            let x = dot(&mut pixels.map(|p| (p % width) as f64), frame);
             assert!((com[0] - y.0 / sum.0).abs() <= 1e-9 * (1.0 + y.1 / sum.0), "{com:?}");
             assert!((com[1] - x.0 / sum.0).abs() <= 1e-9 * (1.0 + x.1 / sum.0), "{com:?}");
         }
@@ -220,10 +264,13 @@ fn check_stored(case: &Case, images: &LiveImages) {
         return;
     }
     let stored = images.image("total").expect("total").stored();
+    if case.repeats().0 == Repeats::Mean && case.repeats().1 > 1 {
+        assert_eq!((stored.numpy, stored.zarr), ("<f8", "float64"));
+        return;
+    }
     assert_eq!((stored.numpy, stored.zarr), ("<u8", "uint64"));
     for (index, bytes) in stored.bytes.as_chunks::<8>().0.iter().enumerate() {
-        let frame = case.frame_at(index).map(|frame| &case.data.frames[frame]);
-        let exact: u128 = frame.map_or(0, |frame| frame.iter().map(|&pixel| pixel as u128).sum());
+        let exact: u128 = case.shown_at(index).map_or(0, |frame| frame.iter().map(|&pixel| pixel as u128).sum());
         assert_eq!(u128::from(u64::from_le_bytes(*bytes)), exact);
     }
 }
@@ -239,8 +286,9 @@ proptest! {
         check_values(&case, &images);
         check_patterns(&case, &images);
         check_stored(&case, &images);
-        let valid: Vec<u8> = (0..case.place_count()).map(|index| u8::from(case.frame_at(index).is_some())).collect();
-        prop_assert_eq!(images.complete_count(), valid.iter().map(|&v| u64::from(v)).sum::<u64>());
+        let seen: Vec<usize> = (0..case.place_count()).map(|index| case.frames_at(index).len()).collect();
+        let valid: Vec<u8> = seen.iter().map(|&count| u8::from(count == case.repeats().1)).collect();
+        prop_assert_eq!(images.complete_count(), seen.iter().sum::<usize>() as u64);
         prop_assert_eq!(images.valid(), valid);
     }
 

@@ -9,7 +9,7 @@ use ronchi_pipeline::reduce::{
     VirtualDetector,
 };
 use ronchi_pipeline::{
-    Announcement, BlockMut, ByteOrder, Encoding, Layout, NavShape, PixelKind, PixelType, Pool, Region, Scan, Series,
+    Announcement, BlockMut, ByteOrder, Encoding, Layout, NavShape, PixelKind, PixelType, Pool, Region, Repeats, Scan, Series,
     SigShape,
 };
 
@@ -266,4 +266,46 @@ fn frames_of_a_block() {
     assert_eq!(reducer.take_patterns().frame_count(), 2);
     drop(block);
     assert_eq!(pool.free_count(), pool.slot_count());
+}
+
+/// Frames of one position: added up before anything is divided, averaged, the last one, or all kept.
+#[test]
+fn repeats() {
+    let scan = Scan { passes: 2, ..Scan::raster(NavShape { height: 1, width: 2 }) };
+    let parameters = |value: serde_json::Value| value.as_object().cloned().unwrap_or_default();
+    let com = parameters(serde_json::json!({ "centre": [1, 2], "also": ["field", "regression"] }));
+    let list = [
+        Reduction::total(),
+        Reduction::parse("com", None, com).expect("parameters"),
+        Reduction::parse("fluctuation", None, parameters(serde_json::json!({}))).expect("parameters"),
+    ];
+    let images = |repeats| {
+        let mut images = run_whole(&worked_example(PixelKind::U16), &list, Some(Scan { repeats, ..scan }));
+        images.derive_all();
+        images
+    };
+    let sum = images(Repeats::Sum);
+    assert_eq!(values(&sum, "total"), [8.0, 26.0]);
+    // The empty frame changes no centre; the other two share theirs as their counts do.
+    assert_eq!(values(&sum, "com"), [0.875, 1.25, 37.0 / 26.0, 50.0 / 26.0]);
+    let mean = images(Repeats::Mean);
+    assert_eq!(
+        (values(&mean, "total"), mean.image("total").expect("total").stored().zarr),
+        (vec![4.0, 13.0], "float64")
+    );
+    assert_eq!(values(&mean, "com"), values(&sum, "com"));
+    // 24 pixels of both frames: their variance is 30 / 24 - (8 / 24)^2.
+    let spread = (30.0_f64 / 24.0 - 1.0 / 9.0).sqrt();
+    assert!((values(&mean, "fluctuation")[0] - spread).abs() < 1e-15);
+    assert!((values(&sum, "fluctuation")[0] - 2.0 * spread).abs() < 1e-15);
+    assert_eq!(values(&images(Repeats::Last), "total"), [0.0, 16.0]);
+    let stack = images(Repeats::Stack);
+    assert_eq!(values(&stack, "total"), [8.0, 0.0, 10.0, 16.0]);
+    let field = stack.image("com_field").expect("a field");
+    assert_eq!((field.shape(), field.axes()), (vec![1, 2, 2, 2], vec!["scan_y", "scan_x", "repeat", "component"]));
+    let got = values(&stack, "com_field");
+    assert_eq!([&got[..2], &got[6..]].concat(), [-0.125, -0.75, 0.625, -0.0625]);
+    assert!(got[2].is_nan() && (got[4] - 0.1).abs() < 1e-15 && (got[5] + 0.1).abs() < 1e-15);
+    assert_eq!(stack.image("com_regression").expect("coefficients").shape(), [2, 3, 2]);
+    assert_eq!((stack.scan_shape(), stack.valid()), (vec![1, 2, 2], vec![1; 4]));
 }

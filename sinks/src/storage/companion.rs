@@ -185,5 +185,6 @@ fn link(system: &dyn FileSystem, array: &Path, segment: u64) -> Result<(), Stora
 
 /// Whether frame and position are the same number.
 fn is_plain(scan: &Scan) -> bool {
-    scan.order == ScanOrder::Raster && scan.flyback == 0 && scan.sync_offset == 0
+    let is_one_to_one = scan.repeat_count() == 1 && scan.flyback == 0 && scan.sync_offset == 0;
+    scan.order == ScanOrder::Raster && is_one_to_one
 }

@@ -84,7 +84,7 @@ fn acquisition_header(reader: &Reader, about: &Description, depth: u32) -> Strin
         return sent.clone();
     }
     let count = about.frame_count();
-    let per_row = about.scan().map_or(count, |scan| u64::from(scan.shape.width) + u64::from(scan.flyback));
+    let per_row = about.scan().map_or(count, |scan| scan.row_frames());
     format!(
         "HDR,\t\r\nAssembly Size (NX1, 2X2):\t   1x1\r\nCounter Depth (number):\t{depth}\r\n\
          Frames in Acquisition (Number):\t{count}\r\nFrames per Trigger (Number):\t{per_row}\r\nEnd\t"

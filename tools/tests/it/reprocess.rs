@@ -208,7 +208,13 @@ fn a_scan_for_frames_that_have_none() {
     let other = tempfile::tempdir().expect("folder");
     let mut again = plan(other.path(), vec![replay(&first, None)]);
     let shape = NavShape { height: 9, width: 14 };
-    again.scan = ScanPlan { shape: Some(shape), order: ScanOrder::Serpentine, flyback: 2, sync_offset: 3 };
+    again.scan = ScanPlan {
+        shape: Some(shape),
+        order: ScanOrder::Serpentine,
+        flyback: 2,
+        sync_offset: 3,
+        ..ScanPlan::default()
+    };
     let again = record(again).dataset.expect("recorded");
     let scan = ["--scan", "9x14", "--serpentine", "--flyback", "2", "--sync-offset", "3"];
     let (code, json, errors) = reprocess(&first, &[&ALL[..], &scan].concat());

@@ -290,12 +290,12 @@ impl Content {
         (mappings.len() <= MAPPINGS_MAX).then_some(mappings)
     }
 
-    /// Into the 4-D array; `None` without a scan, or if there are too many.
+    /// Into the 4-D array; `None` without a scan, if there are too many, or if positions have several frames.
     fn position_mappings(&self, pixels: Pixels) -> Option<Vec<Mapping>> {
         let scan = self.scan?;
         let mut mappings = Vec::new();
         let mut add = |file: &str, array, region: Region, frames: Range<u64>, origin: u64| {
-            for run in scan.runs(frames) {
+            for run in scan.runs(frames)? {
                 let [source, target] = signal(region);
                 let frames = Slab { start: run.frames.start - origin, ..run.frames };
                 mappings.push(Mapping {
