@@ -37,6 +37,7 @@ impl Plan {
         let mut found = Vec::new();
         self.check_links(&mut found);
         self.check_regions(&mut found);
+        self.check_conditions(&mut found);
         self.check_live(&mut found);
         self.check_volumes(&mut found);
         let pool_bytes = self.pool_bytes();
@@ -133,6 +134,23 @@ impl Plan {
             }
             found.extend(check_result_name(name).err().map(|message| (key(".name"), message)));
             found.extend(check_virtual(detector, self.detector).err().map(|message| (key(""), message)));
+        }
+    }
+
+    fn check_conditions(&self, found: &mut Vec<Finding>) {
+        let correction = self.conditions.correction.as_ref().map(|correction| correction.detector());
+        if let (Some(own), Some(shape)) = (correction, self.detector)
+            && own != shape
+        {
+            let (own, shape) = ((own.height, own.width), (shape.height, shape.width));
+            found.push(("correct".to_owned(), format!("files of shape {own:?}, the detector has {shape:?}")));
+        }
+        let roi = self.conditions.roi.as_ref().map(|roi| roi.shape());
+        if let (Some(own), Some(shape)) = (roi, self.scan.shape)
+            && own != shape
+        {
+            let (own, shape) = ((own.height, own.width), (shape.height, shape.width));
+            found.push(("scan.roi".to_owned(), format!("file of shape {own:?}, the scan has {shape:?}")));
         }
     }
 

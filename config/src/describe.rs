@@ -57,6 +57,12 @@ impl Plan {
             let (each, passes, repeats) = (self.scan.frames_per_position, self.scan.passes, self.scan.repeats.word());
             writeln!(out, "repeats   {each} frames per position, {passes} passes, kept as {repeats}")?;
         }
+        if let Some(correction) = &self.conditions.correction {
+            writeln!(out, "correct   dark counts and gain, {} bad pixels", correction.bad_count())?;
+        }
+        if let Some(roi) = &self.conditions.roi {
+            writeln!(out, "roi       {} of {} positions", roi.position_count(), roi.shape().position_count())?;
+        }
         let results: Vec<&str> = self.reductions.iter().map(Reduction::name).collect();
         writeln!(out, "results   {}", results.join(", "))?;
         writeln!(out, "live zmq  {}", self.live.zmq.as_deref().unwrap_or("off"))?;

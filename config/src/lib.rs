@@ -15,6 +15,7 @@
 //! ```
 
 mod check;
+pub mod condition_file;
 mod describe;
 mod document;
 mod limits;

@@ -41,6 +41,15 @@ pub enum MaskError {
     },
 }
 
+impl MaskError {
+    /// Which file.
+    pub fn path(&self) -> &Path {
+        match self {
+            Self::Read { path, .. } | Self::Length { path } | Self::Content { path, .. } => path,
+        }
+    }
+}
+
 /// Reads a mask: `bool`, integer or float, two axes `(height, width)`, C order.
 pub fn read(path: &Path) -> Result<VirtualDetector, MaskError> {
     let unreadable = |source| MaskError::Read { path: path.to_owned(), source };

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use ronchi_pipeline::reduce::Reduction;
+use ronchi_pipeline::reduce::{Conditions, Reduction};
 use ronchi_pipeline::{Layout, NavShape, Region, Repeats, Scan, ScanOrder, SigShape};
 
 /// Least reserve unless told otherwise, in bytes.
@@ -34,6 +34,8 @@ pub struct Plan {
     pub detector: Option<SigShape>,
     /// How frames become scan positions.
     pub scan: ScanPlan,
+    /// How pixels are corrected, and which positions count.
+    pub conditions: Conditions,
     /// What to compute from every frame.
     pub reductions: Vec<Reduction>,
     /// Where results go.
@@ -174,6 +176,8 @@ impl From<Scan> for ScanPlan {
 pub struct Recipe {
     /// How frames become scan positions; `None` = as recorded.
     pub scan: Option<ScanPlan>,
+    /// How pixels are corrected, and which positions count.
+    pub conditions: Conditions,
     /// What to compute from every frame.
     pub reductions: Vec<Reduction>,
 }

@@ -148,19 +148,29 @@ impl Scan {
         }
         let each = u64::from(self.frames_per_position.max(1));
         let (x, repeat) = ((step / each) as u32, step % each);
-        let reversed = self.order == ScanOrder::Serpentine && y % 2 == 1;
-        let x = if reversed { self.shape.width - 1 - x } else { x };
-        Some((ScanPos { y, x }, pass * each + repeat))
+        Some((ScanPos { y, x: self.column(y, x) }, pass * each + repeat))
+    }
+
+    /// Column of a row that its step `step` shows, from 0.
+    pub(crate) fn column(&self, row: u32, step: u32) -> u32 {
+        let reversed = self.order == ScanOrder::Serpentine && row % 2 == 1;
+        if reversed { self.shape.width - 1 - step } else { step }
+    }
+
+    /// Whole rows of all passes before `frame`, and frames that belong to a position in the row after them. Counted from
+    /// the first step of the scan, which lies before frame 0 where the offset is negative.
+    pub(crate) fn rows_before(&self, frame: FrameIndex) -> (u64, u64) {
+        let row_frames = self.row_frames().max(1);
+        let steps = i128::from(frame) - i128::from(self.sync_offset);
+        let steps = steps.clamp(0, i128::from(self.frame_count())) as u64;
+        (steps / row_frames, (steps % row_frames).min(self.row_placed()))
     }
 
     /// How many frames below `frame` belong to a position.
     pub fn placed_before(&self, frame: FrameIndex) -> u64 {
-        let row_frames = self.row_frames().max(1);
-        let placed = |frame: FrameIndex| {
-            let steps = i128::from(frame) - i128::from(self.sync_offset);
-            let steps = steps.clamp(0, i128::from(self.frame_count())) as u64;
-            // Passes follow one another as rows do.
-            (steps / row_frames) * self.row_placed() + (steps % row_frames).min(self.row_placed())
+        let placed = |frame| {
+            let (rows, in_row) = self.rows_before(frame);
+            rows * self.row_placed() + in_row
         };
         placed(frame) - placed(0) // A negative offset: positions before frame 0 have none.
     }

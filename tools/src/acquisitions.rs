@@ -197,7 +197,14 @@ impl Acquisitions {
         }
         let Announcement { frame_count, detector, pixel, .. } = acquisition.first;
         let positions = acquisition.scan.map_or(frame_count.unwrap_or(0), |scan| scan.placed_count());
-        let footprint = Footprint::of(reductions, detector, pixel, positions, acquisition.link_count());
+        let footprint = Footprint::with_conditions(
+            reductions,
+            detector,
+            pixel,
+            positions,
+            acquisition.link_count(),
+            &self.plan.conditions,
+        );
         let footprint = footprint.map_err(|error| error.to_string())?;
         self.check_images(positions, footprint).map_err(|error| error.to_string())?;
         let links: Vec<u32> = acquisition.parts().iter().map(|part| part.series.link).collect();
@@ -313,12 +320,12 @@ impl Acquisitions {
         let regions = self.regions(announced);
         let Announcement { frame_count, detector, pixel, .. } = *announced;
         let positions = scan.map_or(frame_count.unwrap_or(0), |scan| scan.placed_count());
-        let reductions = self.reductions().clone();
-        let footprint = Footprint::of(&reductions, detector, pixel, positions, regions.len());
+        let (reductions, conditions) = (self.reductions().clone(), &self.plan.conditions);
+        let footprint = Footprint::with_conditions(&reductions, detector, pixel, positions, regions.len(), conditions);
         let footprint = footprint.map_err(|error| refused(error.to_string()))?;
         self.check_images(positions, footprint)?;
         self.check_space(announced, scan, &regions, footprint.stored_bytes)?;
-        let images = LiveImages::new(&reductions, scan, frame_count, detector, pixel, &regions)
+        let images = LiveImages::with_conditions(&reductions, scan, frame_count, detector, pixel, &regions, conditions)
             .map_err(|error| refused(error.to_string()))?;
         let mut series = self.series(id, link, announced.clone(), scan)?;
         let data_set = self.data_set(begun, &mut series, scan, &regions)?;

@@ -120,7 +120,8 @@ mod tests {
         let plain = Scan::raster(shape);
         let recorded = Scan { order: ScanOrder::Serpentine, flyback: 2, sync_offset: -1, passes: 2, ..plain };
         let repeats = RepeatArgs::default();
-        let args = |scan, serpentine, flyback, sync_offset| ScanArgs { scan, serpentine, flyback, sync_offset, repeats };
+        let args =
+            |scan, serpentine, flyback, sync_offset| ScanArgs { scan, serpentine, flyback, sync_offset, repeats };
         let silent = args(None, false, None, None);
         assert_eq!(silent.instead_of(Some(recorded)), Ok(Some(recorded)));
         assert_eq!(silent.instead_of(None), Ok(None));

@@ -115,6 +115,7 @@ impl DemoArgs {
             links: vec![LinkPlan { source, region: None }],
             detector: None,
             scan: ScanPlan::default(),
+            conditions: ronchi_pipeline::reduce::Conditions::default(),
             reductions: self.reductions(),
             live: LivePlan { zmq: live.zmq.clone(), http: live.http, ..LivePlan::default() },
             limits: Limits::default(),

@@ -3,6 +3,7 @@
 mod acquisitions;
 mod asked;
 mod catch_up;
+mod condition_args;
 pub mod demo;
 mod descriptors;
 pub mod export;

@@ -162,11 +162,24 @@ impl Images {
                 data_type: stored.zarr.into(),
                 fill_value: if is_float { json!("NaN") } else { json!(0) },
                 dimension_names: image.axes().into_iter().map(Into::into).collect(),
-                attributes: json!({ "unit": image.unit() }),
+                attributes: self.attributes(image.unit()),
                 bytes: stored.bytes,
             }
         });
         results.chain([valid]).collect()
+    }
+
+    /// Unit, and what holds for all results.
+    fn attributes(&self, unit: &str) -> serde_json::Value {
+        let mut attributes = json!({ "unit": unit });
+        let conditions = self.images.conditions();
+        if let Some(correction) = &conditions.correction {
+            attributes["corrected"] = json!({ "bad_pixels": correction.bad_count() });
+        }
+        if let Some(roi) = &conditions.roi {
+            attributes["roi_positions"] = json!(roi.position_count());
+        }
+        attributes
     }
 
     fn scan_axes(&self) -> Vec<String> {

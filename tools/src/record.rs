@@ -12,6 +12,7 @@ use ronchi_config::{
 };
 
 use crate::asked::{ReductionArgs, ScanArgs};
+use crate::condition_args::ConditionArgs;
 use crate::live_ports::{LiveArgs, Wanted};
 use crate::receiver::{Options, Receiver};
 use crate::{progress, stop};
@@ -33,6 +34,8 @@ pub struct RecordArgs {
     scan: ScanArgs,
     #[command(flatten)]
     reductions: ReductionArgs,
+    #[command(flatten)]
+    conditions: ConditionArgs,
     /// Stop after so many series
     #[arg(long, value_name = "N", default_value_t = 1)]
     series: u64,
@@ -153,6 +156,7 @@ impl RecordArgs {
             links: vec![LinkPlan { source, region: None }],
             detector: None,
             scan,
+            conditions: self.conditions.read()?,
             reductions: self.reductions.reductions(),
             live: LivePlan { zmq: live.zmq.clone(), http: live.http, ..LivePlan::default() },
             limits: Limits {

@@ -31,12 +31,13 @@ use anyhow::{Context as _, Result, anyhow, bail, ensure};
 use clap::{Args, ValueEnum};
 use ronchi_config::Recipe;
 use ronchi_pipeline::format::{Manifest, ScanInfo};
-use ronchi_pipeline::reduce::{Footprint, LiveImages, Reduction};
+use ronchi_pipeline::reduce::{Conditions, Footprint, LiveImages, Reduction};
 use ronchi_pipeline::{FrameIndex, PixelType, Region, Scan, SigShape};
 use ronchi_sinks::storage::{Access, Condition, Reader};
 use serde_json::json;
 
 use crate::asked::{ReductionArgs, ScanArgs};
+use crate::condition_args::ConditionArgs;
 use crate::export::results::ResultFormat;
 use crate::pictures::Images;
 use crate::{progress, stop};
@@ -67,6 +68,8 @@ pub struct ReprocessArgs {
     reductions: ReductionArgs,
     #[command(flatten)]
     scan: ScanArgs,
+    #[command(flatten)]
+    conditions: ConditionArgs,
     /// Only these frames: from A on, up to but without B
     #[arg(long, value_name = "A..B")]
     frames: Option<FrameRange>,
@@ -129,6 +132,7 @@ impl FromStr for FrameRange {
 struct Wanted {
     reductions: Vec<Reduction>,
     scan: Option<Scan>,
+    conditions: Conditions,
     detector: SigShape,
     pixel: PixelType,
     regions: Vec<Region>,
@@ -196,6 +200,8 @@ impl ReprocessArgs {
             !reductions.is_empty(),
             "nothing to compute: --virtual NAME=KIND:..., --total, --com, --sum, --max, --reduce or --config FILE say what"
         );
+        let conditions = recipe.as_ref().map_or_else(Conditions::default, |recipe| recipe.conditions.clone());
+        let conditions = self.conditions.clone().read_over(conditions)?;
         let recorded: Option<Scan> = manifest.scan.map(Into::into);
         let recorded = match recipe.and_then(|recipe| recipe.scan) {
             Some(plan) => plan.scan(recorded.map(|scan| scan.shape)),
@@ -206,7 +212,7 @@ impl ReprocessArgs {
             let ([y, x], [height, width]) = (tile.origin, tile.shape);
             Region { y, x, height, width }
         });
-        Ok(Wanted { reductions, scan, detector, pixel, regions: regions.collect() })
+        Ok(Wanted { reductions, scan, conditions, detector, pixel, regions: regions.collect() })
     }
 
     fn workers(&self, reader: &Reader, images: Images, stop: &Arc<AtomicBool>) -> Result<Workers> {
@@ -308,15 +314,17 @@ impl Wanted {
     fn images(&self, manifest: &Manifest) -> Result<Images> {
         let count = manifest.frame_count;
         let positions = self.scan.map_or(count.unwrap_or(0), |scan| scan.placed_count());
-        let bytes = Footprint::of(&self.reductions, self.detector, self.pixel, positions, self.regions.len())?;
-        let bytes = bytes.memory_bytes;
+        let Self { reductions, scan, conditions, detector, pixel, regions } = self;
+        let tiles = regions.len();
+        let bytes =
+            Footprint::with_conditions(reductions, *detector, *pixel, positions, tiles, conditions)?.memory_bytes;
         ensure!(
             bytes <= IMAGES_BYTES_MAX,
             "{} results over {positions} scan positions need {bytes} bytes, at most {IMAGES_BYTES_MAX} are kept",
-            self.reductions.len()
+            reductions.len()
         );
-        let Self { reductions, scan, detector, pixel, regions } = self;
-        Ok(Images::new(LiveImages::new(reductions, *scan, count, *detector, *pixel, regions)?))
+        let images = LiveImages::with_conditions(reductions, *scan, count, *detector, *pixel, regions, conditions);
+        Ok(Images::new(images?))
     }
 }
 

@@ -86,7 +86,8 @@ fn command_line_values() {
 /// Pieces that make texts close to real configurations.
 fn piece() -> impl Strategy<Value = String> {
     let words = "data link detector scan virtual reduce live limits directory name record source region control shape \
-                 order flyback sync_offset frames_per_position passes repeats kind centre radius inner outer from to vertices file zmq http block_mib \
+                 order flyback sync_offset frames_per_position passes \
+                 repeats kind centre radius inner outer from to vertices file zmq http block_mib \
                  port frames trigger";
     let words: Vec<String> = words.split_whitespace().map(str::to_owned).collect();
     let values = [

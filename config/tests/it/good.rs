@@ -28,11 +28,15 @@ trigger = "rising_ttl"
 source = "tiles+bind://[::1]:7001"
 region = [256, 0, 256, 513]
 
+[correct]
+gain = "gain.npy"
+
 [scan]
 shape = [256, 128]
 order = "serpentine"
 flyback = 2
 sync_offset = -3
+roi = "roi.npy"
 frames_per_position = 4
 passes = 2
 repeats = "stack"
@@ -82,6 +86,8 @@ fn write_mask(path: &Path, height: usize, width: usize) {
 fn every_key_arrives() {
     let dir = tempfile::tempdir().expect("directory");
     write_mask(&dir.path().join("mask.npy"), 512, 513);
+    write_mask(&dir.path().join("gain.npy"), 512, 513);
+    write_mask(&dir.path().join("roi.npy"), 256, 128);
     let file = dir.path().join("r.toml");
     std::fs::write(&file, FULL).expect("written");
     let plan = Plan::from_file(&file).expect("a good file");
@@ -100,6 +106,10 @@ fn every_key_arrives() {
     let scan = plan.scan.scan(None).expect("a shape");
     assert_eq!((scan.shape, scan.order), (NavShape { height: 256, width: 128 }, ScanOrder::Serpentine));
     assert_eq!((scan.flyback, scan.sync_offset), (2, -3));
+    let correction = plan.conditions.correction.as_ref().expect("gain");
+    assert_eq!(correction.detector(), SigShape { height: 512, width: 513 });
+    let roi = plan.conditions.roi.as_ref().expect("a file");
+    assert_eq!(roi.shape(), NavShape { height: 256, width: 128 });
     assert_eq!((scan.frames_per_position, scan.passes, scan.repeats), (4, 2, Repeats::Stack));
     assert!(plan.describe().contains("repeats   4 frames per position, 2 passes, kept as stack\n"), "{plan}");
     assert!(plan.describe().contains("results   total, com, bf, adf, mask\n"), "{plan}");

@@ -61,7 +61,9 @@ pub enum CorrectionError {
         x: u32,
     },
     /// A bad pixel among bad ones.
-    #[error("the bad pixel at row {y}, column {x} has no good pixel around it: leave it out of every reduction instead")]
+    #[error(
+        "the bad pixel at row {y}, column {x} has no good pixel around it: leave it out of every reduction instead"
+    )]
     NoNeighbour {
         /// Row.
         y: u32,

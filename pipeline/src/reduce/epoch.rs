@@ -26,9 +26,9 @@ impl Epoch {
     /// An epoch that has seen no frame; `step` rows share a version.
     pub(super) fn new(number: u32, spec: &Spec, regions: &[Region], length: usize, step: usize) -> Self {
         let accumulators = spec.accumulators(number);
-        let kind = spec.pixel.kind;
+        let kinds = [spec.pixel.kind, spec.pattern_kind()];
         let seen = |&region: &Region| Seen {
-            patterns: Patterns::zero(region, kind, &accumulators),
+            patterns: Patterns::zero(region, kinds, &accumulators),
             covered: vec![0; length.div_ceil(64)],
             frame_count: 0,
         };

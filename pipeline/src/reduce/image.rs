@@ -2,6 +2,7 @@
 
 use std::ops::Range;
 
+use super::correction::Correction;
 use super::epoch::Epoch;
 use super::live::LiveImages;
 use super::output::{At, Made, Output, Over, PixelAt, within};
@@ -133,10 +134,19 @@ impl<'a> LiveImage<'a> {
         match &self.output.made {
             Made::Count(column) => self.place_values(&rows, |at, out| out[0] = at.sum(*column)),
             Made::Place(make) => self.place_values(&rows, |at, out| make(at, out)),
-            Made::Pattern(accumulator) => {
-                self.pattern_rows(rows, |patterns, pixel| value_of(*accumulator, patterns, pixel))
+            Made::Pattern(Accumulator::Sum) => {
+                self.pattern_rows(rows, |patterns, pixel, place| Some(self.sum_at(patterns, pixel, place)?.0))
             }
-            Made::Pixel(make) => self.pattern_rows(rows, |patterns, pixel| Some(make(&PixelAt { patterns, pixel }))),
+            Made::Pattern(accumulator) => {
+                self.pattern_rows(rows, |patterns, pixel, _| value_of(*accumulator, patterns, pixel))
+            }
+            Made::Pixel(make) => {
+                let has_sum = self.output.accumulators.contains(&Accumulator::Sum);
+                self.pattern_rows(rows, |patterns, pixel, place| {
+                    let sum = if has_sum { self.sum_at(patterns, pixel, place) } else { None };
+                    Some(make(&PixelAt { patterns, pixel, sum }))
+                })
+            }
             Made::Histogram => self.counts()[rows].iter().map(|&count| count as f64).collect(),
             Made::Whole { .. } => {
                 let numbers = rows.start * self.row_numbers()..rows.end * self.row_numbers();
@@ -188,13 +198,15 @@ impl<'a> LiveImage<'a> {
         }
     }
 
-    fn pattern_rows(&self, rows: Range<usize>, value: impl Fn(&[&Patterns], usize) -> Option<f64>) -> Vec<f64> {
+    /// `value(patterns, pixel of the tile, pixel of the detector)` for each measured pixel of some rows.
+    fn pattern_rows(&self, rows: Range<usize>, value: impl Fn(&[&Patterns], usize, usize) -> Option<f64>) -> Vec<f64> {
         let width = self.images.spec.detector.width as usize;
         let mut values = vec![f64::NAN; rows.len() * width];
         for (y, row) in rows.zip(values.chunks_exact_mut(width)) {
             self.pieces(y, |columns, first, patterns| {
-                for (out, pixel) in row[columns].iter_mut().zip(first..) {
-                    *out = value(patterns, pixel).unwrap_or(f64::NAN);
+                let places = y * width + columns.start..;
+                for ((out, pixel), place) in row[columns].iter_mut().zip(first..).zip(places) {
+                    *out = value(patterns, pixel, place).unwrap_or(f64::NAN);
                 }
             });
         }
@@ -215,10 +227,12 @@ impl<'a> LiveImage<'a> {
     pub fn stored_type(&self) -> (&'static str, &'static str) {
         match self.output.made {
             Made::Count(_) if self.images.repeats() == Repeats::Mean => ("<f8", "float64"),
-            Made::Count(Sum(column)) if matches!(self.images.stores[column], Store::U64(_)) => ("<u8", "uint64"),
-            Made::Pattern(Accumulator::Sum) if self.images.spec.pixel.is_integer() => ("<u8", "uint64"),
+            Made::Count(Sum(column)) if self.is_stored_integer(column) => ("<u8", "uint64"),
+            Made::Pattern(Accumulator::Sum) if self.correction().is_none() && self.images.spec.pixel.is_integer() => {
+                ("<u8", "uint64")
+            }
             Made::Histogram => ("<u8", "uint64"),
-            Made::Pattern(Accumulator::Max | Accumulator::Min) => match self.images.spec.pixel.kind {
+            Made::Pattern(Accumulator::Max | Accumulator::Min) => match self.images.spec.pattern_kind() {
                 PixelKind::U8 => ("|u1", "uint8"),
                 PixelKind::U16 => ("<u2", "uint16"),
                 PixelKind::U32 => ("<u4", "uint32"),
@@ -226,6 +240,46 @@ impl<'a> LiveImage<'a> {
             },
             _ => ("<f8", "float64"),
         }
+    }
+
+    fn is_stored_integer(&self, column: usize) -> bool {
+        matches!(self.images.stores[column], Store::U64(_)) && self.images.spec.columns[column].offset == 0.0
+    }
+
+    fn correction(&self) -> Option<&'a Correction> {
+        self.images.spec.conditions.correction.as_deref()
+    }
+
+    /// Sum over frames at a pixel of a tile, corrected where that is wanted, rounded at the end; and how many frames.
+    fn sum_at(&self, patterns: &[&Patterns], pixel: usize, place: usize) -> Option<(f64, u64)> {
+        let raw = patterns.iter().find_map(|patterns| Some((patterns.sum_at(pixel)?, patterns.frame_count())));
+        let Some(correction) = self.correction() else { return raw };
+        let (sum, frame_count) = raw?;
+        let Some(neighbours) = correction.neighbours(place) else {
+            return Some((correction.sum(place, sum, frame_count), frame_count));
+        };
+        // Those in another tile may have seen other frames: their means count.
+        let mean = |&at: &usize| {
+            let (sum, frame_count) = self.raw_sum_at(at)?;
+            Some(correction.sum(at, sum, frame_count) / frame_count as f64)
+        };
+        let means = neighbours.iter().filter_map(mean);
+        let (total, count) = means.fold((0.0, 0), |(total, count), mean| (total + mean, count + 1));
+        Some((total / f64::from(count) * frame_count as f64, frame_count))
+    }
+
+    /// As [`Self::sum_at`], of any pixel of the detector, as it came.
+    fn raw_sum_at(&self, pixel: usize) -> Option<(f64, u64)> {
+        let width = self.images.spec.detector.width as usize;
+        let (y, x) = ((pixel / width) as u32, (pixel % width) as u32);
+        let tile = self.images.regions.iter().position(|region| {
+            (region.y..region.y + region.height).contains(&y) && (region.x..region.x + region.width).contains(&x)
+        })?;
+        let region = self.images.regions[tile];
+        let at = (y - region.y) as usize * region.width as usize + (x - region.x) as usize;
+        let patterns = self.epochs.iter().map(|epoch| &epoch.tiles[tile].patterns);
+        let found = patterns.filter(|patterns| patterns.frame_count() > 0);
+        found.filter_map(|patterns| Some((patterns.sum_at(at)?, patterns.frame_count()))).next()
     }
 
     /// The whole result, exactly: `uint64` for sums of integers, the pixel type for extremes, `float64` otherwise.
@@ -290,9 +344,8 @@ impl<'a> LiveImage<'a> {
 /// What was accumulated at one pixel, as a number.
 fn value_of(accumulator: Accumulator, patterns: &[&Patterns], pixel: usize) -> Option<f64> {
     patterns.iter().find_map(|patterns| match accumulator {
-        Accumulator::Sum | Accumulator::Moments => patterns.sum_at(pixel),
         Accumulator::Max => Some(patterns.max.as_ref()?.value(pixel)),
         Accumulator::Min => Some(patterns.min.as_ref()?.value(pixel)),
-        Accumulator::Histogram(_) => None,
+        Accumulator::Sum | Accumulator::Moments | Accumulator::Histogram(_) => None,
     })
 }

@@ -21,6 +21,7 @@
 
 use std::ops::Range;
 
+use super::conditions::Conditions;
 use super::epoch::Epoch;
 use super::exact::scale;
 use super::image::LiveImage;
@@ -96,7 +97,25 @@ impl LiveImages {
         pixel: PixelType,
         regions_of_links: &[Region],
     ) -> Result<Self, PlanError> {
-        let spec = Spec::new(reductions, detector, pixel)?;
+        let conditions = Conditions::default();
+        Self::with_conditions(reductions, scan, frame_count, detector, pixel, regions_of_links, &conditions)
+    }
+
+    /// As [`Self::new`], under some conditions. Errors: also conditions of another detector or scan.
+    pub fn with_conditions(
+        reductions: &[Reduction],
+        scan: Option<Scan>,
+        frame_count: Option<u64>,
+        detector: SigShape,
+        pixel: PixelType,
+        regions_of_links: &[Region],
+        conditions: &Conditions,
+    ) -> Result<Self, PlanError> {
+        let spec = Spec::new(reductions, detector, pixel, conditions)?;
+        let shape = scan.map(|scan| scan.shape);
+        if let Some(roi) = conditions.roi.as_ref().filter(|roi| Some(roi.shape()) != shape) {
+            return Err(PlanError::Roi { roi: roi.shape(), scan: shape });
+        }
         let (place, length) = match scan {
             Some(scan) => {
                 let positions = scan.placed_count();
@@ -205,6 +224,9 @@ impl LiveImages {
         match self.place {
             ScanPlace::Scan(scan) => {
                 let (position, repeat) = scan.place(frame)?;
+                if self.spec.conditions.roi.as_ref().is_some_and(|roi| !roi.contains(position)) {
+                    return None;
+                }
                 let place = position.y as usize * scan.shape.width as usize + position.x as usize;
                 Some(place * scan.repeat_count() as usize + repeat as usize)
             }
@@ -283,6 +305,11 @@ impl LiveImages {
         }
     }
 
+    /// What holds for all results.
+    pub fn conditions(&self) -> &Conditions {
+        &self.spec.conditions
+    }
+
     /// Counts up with every merge.
     pub fn version(&self) -> u64 {
         self.version
@@ -342,7 +369,10 @@ impl LiveImages {
     /// where later ones are. In no time, as opposed to [`Self::holes`].
     pub fn missing_count(&self, link: u32, end: FrameIndex) -> u64 {
         let placed = match self.place {
-            ScanPlace::Scan(scan) => scan.placed_before(end),
+            ScanPlace::Scan(scan) => match &self.spec.conditions.roi {
+                Some(roi) => roi.placed_before(&scan, end),
+                None => scan.placed_before(end),
+            },
             ScanPlace::Line(_) => end.min(self.frames_end()),
         };
         if self.epochs.is_empty() { 0 } else { placed.saturating_sub(self.frames_reduced(link)) }
@@ -503,8 +533,11 @@ impl LiveImages {
         self.epochs.iter().filter(|epoch| numbers.contains(&epoch.number)).collect()
     }
 
-    /// Exact sum of an integer column over complete slots.
+    /// Exact sum of an integer column over complete slots; `None` where it is not an integer, or corrected.
     pub(super) fn integer(&self, column: usize, slots: &[usize]) -> Option<u128> {
+        if self.spec.columns[column].offset != 0.0 {
+            return None;
+        }
         match &self.stores[column] {
             Store::U64(values) => Some(slots.iter().map(|&slot| u128::from(values[slot])).sum()),
             Store::U128(values) => slots.iter().try_fold(0_u128, |sum, &slot| sum.checked_add(values[slot])),
@@ -524,12 +557,13 @@ impl LiveImages {
     }
 
     fn slot_value(&self, column: usize, slot: usize) -> f64 {
-        match &self.stores[column] {
+        let value = match &self.stores[column] {
             Store::U64(values) => values[slot] as f64,
             Store::U128(values) => values[slot] as f64,
             Store::Float(values) => values[slot],
             Store::Exact(values) => scale(values[slot].to_f64(), self.spec.columns[column].exponent),
-        }
+        };
+        value - self.spec.columns[column].offset
     }
 }
 

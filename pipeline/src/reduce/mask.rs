@@ -280,6 +280,13 @@ impl Mask {
         if mask.pixel_count() == 0 { Err(MaskError::Empty { height, width }) } else { Ok(mask) }
     }
 
+    /// A real mask of given weights, whatever they are; C order over the detector, finite.
+    pub(super) fn real(detector: SigShape, weights: Vec<f64>) -> Self {
+        let largest = weights.iter().fold(0.0_f64, |largest, weight| largest.max(weight.abs()));
+        let exponent = if largest > 0.0 { exponent_above(largest) } else { 0 };
+        Self { region: detector.region(), weights: Weights::Real { weights, exponent } }
+    }
+
     fn from_rows(detector: SigShape, row: impl FnMut(u32, &mut Vec<(u32, u32)>)) -> Self {
         Self { region: detector.region(), weights: binary(detector.height, row) }
     }
@@ -455,9 +462,7 @@ fn image(detector: SigShape, (height, width): (u32, u32), weights: &[f64]) -> Re
         let selected = |y: f64, x: f64| weights[y as usize * width as usize + x as usize] == 1.0;
         return Ok(Mask::where_true(detector, selected));
     }
-    let largest = weights.iter().fold(0.0_f64, |largest, weight| largest.max(weight.abs()));
-    let weights = Weights::Real { weights: weights.to_vec(), exponent: exponent_above(largest) };
-    Ok(Mask { region: detector.region(), weights })
+    Ok(Mask::real(detector, weights.to_vec()))
 }
 
 /// Smallest exponent whose power of two exceeds a positive finite number.

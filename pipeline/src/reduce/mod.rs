@@ -12,8 +12,12 @@
 //! # Units
 //! Detector pixels `(y, x)` of the whole detector, also inside a tile. Definitions: `docs/reductions.md`.
 
+mod conditions;
+mod corrected;
+mod correction;
 mod epoch;
 mod exact;
+mod footprint;
 mod frames;
 mod image;
 mod kernel;
@@ -33,7 +37,10 @@ mod versions;
 mod weights;
 mod whole;
 
+pub use conditions::{Conditions, Roi};
+pub use correction::{Correction, CorrectionError, Flaws};
 pub use exact::Exact;
+pub use footprint::Footprint;
 pub use frames::{Decoder, Frames, FramesError};
 pub use image::{LiveImage, Stored};
 pub use kinds::{ParameterError, Reduction};
@@ -43,7 +50,7 @@ pub use partial::{MergeError, Partial};
 pub use patterns::Patterns;
 pub use plan::ReducePlan;
 pub use reducer::Reducer;
-pub use spec::{Footprint, NAME_BYTES_MAX, PlanError, RESERVED_NAMES};
+pub use spec::{NAME_BYTES_MAX, PlanError, RESERVED_NAMES};
 pub use whole::{Derivation, Derived};
 
 use serde::{Deserialize, Serialize};

@@ -195,6 +195,8 @@ impl At<'_> {
 pub(super) struct PixelAt<'a> {
     pub(super) patterns: &'a [&'a Patterns],
     pub(super) pixel: usize,
+    /// Sum and number of frames, where sums are wanted.
+    pub(super) sum: Option<(f64, u64)>,
 }
 
 impl PixelAt<'_> {
@@ -204,7 +206,7 @@ impl PixelAt<'_> {
 
     /// Mean over frames.
     pub(super) fn mean(&self) -> f64 {
-        self.of(|patterns, pixel| Some(patterns.sum_at(pixel)? / patterns.frame_count() as f64)).unwrap_or(f64::NAN)
+        self.sum.map_or(f64::NAN, |(sum, frame_count)| sum / frame_count as f64)
     }
 
     /// Population variance over frames; needs sums and squares.

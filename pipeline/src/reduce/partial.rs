@@ -41,6 +41,17 @@ impl Values {
         }
     }
 
+    /// Appends all of another column of the same kind.
+    pub(super) fn extend(&mut self, from: &Self) {
+        let (own, count) = match (&*self, from) {
+            (Self::U64(own), Self::U64(from)) => (own.len(), from.len()),
+            (Self::U128(own), Self::U128(from)) => (own.len(), from.len()),
+            (Self::Exact(own), Self::Exact(from)) => (own.len(), from.len()),
+            _ => (0, 0), // Said below.
+        };
+        self.insert(own, from, 0..count);
+    }
+
     fn insert(&mut self, at: usize, from: &Self, range: Range<usize>) {
         match (self, from) {
             (Self::U64(into), Self::U64(from)) => drop(into.splice(at..at, from[range].iter().copied())),

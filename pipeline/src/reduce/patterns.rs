@@ -87,8 +87,34 @@ pub(super) enum ExtremePattern {
 impl Patterns {
     /// Patterns of no frame, as the plan wants them.
     pub fn new(plan: &ReducePlan) -> Self {
-        let zero = Self::zero(plan.region, plan.pixel.kind, &plan.accumulators);
+        let corrected = plan.corrected.as_ref().map(|corrected| &corrected.plan);
+        let kinds = [plan.pixel.kind, corrected.map_or(plan.pixel.kind, |plan| plan.pixel.kind)];
+        let more = corrected.map_or(&[][..], |plan| &plan.accumulators);
+        let zero = Self::zero(plan.region, kinds, &[&plan.accumulators[..], more].concat());
         Self { epochs: plan.part.epochs.clone(), ..zero }
+    }
+
+    /// Takes away all but the sum: what is made of corrected frames.
+    pub(super) fn take_corrected(&mut self) -> Self {
+        let (squares, max, min, histogram) =
+            (self.squares.take(), self.max.take(), self.min.take(), self.histogram.take());
+        Self {
+            region: self.region,
+            epochs: Vec::new(),
+            frame_count: 0,
+            nan_count: 0,
+            sum: None,
+            squares,
+            max,
+            min,
+            histogram,
+        }
+    }
+
+    /// Puts back what was taken away.
+    pub(super) fn put_corrected(&mut self, corrected: Self) {
+        let Self { squares, max, min, histogram, .. } = corrected;
+        (self.squares, self.max, self.min, self.histogram) = (squares, max, min, histogram);
     }
 
     /// Whether the frames were reduced by a plan that knew this change.
@@ -96,7 +122,9 @@ impl Patterns {
         self.epochs.contains(&epoch)
     }
 
-    pub(super) fn zero(region: Region, kind: PixelKind, wanted: &[Accumulator]) -> Self {
+    /// Patterns of no frame; `kinds` are the pixels of sums, and those of all else.
+    pub(super) fn zero(region: Region, kinds: [PixelKind; 2], wanted: &[Accumulator]) -> Self {
+        let [sum_kind, kind] = kinds;
         let count = region.pixel_count() as usize;
         let has = |accumulator| wanted.contains(&accumulator);
         let needs_sum = has(Accumulator::Sum) || has(Accumulator::Moments) && kind != PixelKind::F32;
@@ -109,7 +137,7 @@ impl Patterns {
             epochs: Vec::new(),
             frame_count: 0,
             nan_count: 0,
-            sum: needs_sum.then(|| match kind {
+            sum: needs_sum.then(|| match sum_kind {
                 PixelKind::F32 => SumPattern::Float(Box::new(FloatSums::new(count))),
                 _ => SumPattern::Integer(vec![0; count]),
             }),

@@ -2,13 +2,15 @@
 
 use std::sync::Arc;
 
+use super::conditions::{Conditions, Roi};
+use super::corrected::Corrected;
 use super::kinds::Reduction;
 use super::mask::Mask;
 use super::patterns::Accumulator;
 use super::segments::{Extra, Segments};
-use super::spec::{ColumnKind, Of, PlanError, Source, Spec};
+use super::spec::{Column, ColumnKind, Of, PlanError, Source, Spec};
 use super::weights::FixedMask;
-use crate::{FrameIndex, PixelType, Region, Scan, SigShape};
+use crate::{ByteOrder, FrameIndex, PixelKind, PixelType, Region, Scan, SigShape};
 
 /// Everything a [`super::Reducer`] needs to know, immutable, shared by all reducers of a link.
 #[derive(Debug, Clone)]
@@ -28,12 +30,15 @@ pub struct ReducePlan {
     /// Real masks for integer pixels (`fixed`) and for floating point pixels (`real`), by slot; one of them is empty.
     pub(super) fixed: Vec<FixedMask>,
     pub(super) real: Vec<Mask>,
-    /// For every column, where its value comes from.
-    pub(super) places: Vec<Place>,
+    /// For every column, where the kernel leaves its value; `None` for the next column of the corrected frames.
+    pub(super) places: Vec<Option<Place>>,
     pub(super) accumulators: Vec<Accumulator>,
+    /// What is computed of corrected frames.
+    pub(super) corrected: Option<Box<Corrected>>,
     /// For every row, the columns `[x0, x1)` that a kernel needs.
     columns_of_row: Vec<(u32, u32)>,
     scan: Option<Scan>,
+    roi: Option<Arc<Roi>>,
 }
 
 /// Which columns of a list of reductions a plan computes.
@@ -43,6 +48,12 @@ pub(super) struct Part {
     pub(super) epochs: Vec<u32>,
     /// Identity and kind of every column.
     pub(super) columns: Vec<(u64, ColumnKind)>,
+}
+
+impl Part {
+    fn of(epochs: &[u32], columns: &[&Column]) -> Self {
+        Self { epochs: epochs.to_vec(), columns: columns.iter().map(|column| (column.id, column.kind)).collect() }
+    }
 }
 
 /// For every slot, its number among those of which something more than the sum is wanted.
@@ -111,25 +122,54 @@ impl ReducePlan {
         region: Region,
         pixel: PixelType,
     ) -> Result<Self, PlanError> {
-        let spec = Spec::new(reductions, detector, pixel)?;
+        let spec = Spec::new(reductions, detector, pixel, &Conditions::default())?;
         let epochs = spec.epochs();
         Self::of(&spec, region, &epochs)
     }
 
     /// The plan for what these epochs of a list need.
     pub(super) fn of(spec: &Spec, region: Region, epochs: &[u32]) -> Result<Self, PlanError> {
-        let (detector, pixel) = (spec.detector, spec.pixel);
+        let detector = spec.detector;
         if !region.fits(detector) {
             return Err(PlanError::Region { region, detector });
         }
+        let columns: Vec<&Column> = spec.columns.iter().filter(|column| epochs.contains(&column.epoch)).collect();
+        let accumulators = epochs.iter().flat_map(|&epoch| spec.accumulators(epoch));
+        let (corrected_columns, own): (Vec<&Column>, Vec<&Column>) =
+            columns.iter().partition(|column| spec.corrects_column(column));
+        let (corrected_patterns, patterns): (Vec<_>, Vec<_>) = accumulators.partition(|&a| spec.corrects_pattern(a));
+        let mut plan = Self::of_frames(spec, region, spec.pixel, &own, patterns)?;
+        let is_needed = !corrected_columns.is_empty() || !corrected_patterns.is_empty();
+        if let Some(correction) = spec.conditions.correction.as_ref().filter(|_| is_needed) {
+            let pixel = PixelType::new(PixelKind::F32, ByteOrder::Little);
+            let of_corrected = Self::of_frames(spec, region, pixel, &corrected_columns, corrected_patterns)?;
+            let correction = correction.of_tile(region, spec.pixel);
+            plan.corrected = Some(Box::new(Corrected { plan: of_corrected, correction }));
+        }
+        let mut own_places = std::mem::take(&mut plan.places).into_iter();
+        let place = |column: &&Column| if spec.corrects_column(column) { None } else { own_places.next().flatten() };
+        plan.places = columns.iter().map(place).collect();
+        plan.part = Arc::new(Part::of(epochs, &columns));
+        plan.roi.clone_from(&spec.conditions.roi);
+        Ok(plan)
+    }
+
+    /// The plan for some columns and patterns of frames of this pixel type, corrected or as they come.
+    fn of_frames(
+        spec: &Spec,
+        region: Region,
+        pixel: PixelType,
+        columns: &[&Column],
+        accumulators: Vec<Accumulator>,
+    ) -> Result<Self, PlanError> {
+        let detector = spec.detector;
         // Cannot fail: the mask covers the detector, and the region fits it.
         let cropped = |mask: usize| spec.masks[mask].crop(region).ok_or(PlanError::Region { region, detector });
         let mut masks = Masks::default();
         let mut extras = Extras::default();
         let mut places = Vec::new();
-        let columns: Vec<_> = spec.columns.iter().filter(|column| epochs.contains(&column.epoch)).collect();
-        for column in &columns {
-            places.push(match column.source {
+        for column in columns {
+            places.push(Some(match column.source {
                 Source::Real(mask) => {
                     masks.real.push(cropped(mask)?);
                     Place::Real(masks.real.len() - 1)
@@ -139,7 +179,7 @@ impl ReducePlan {
                     let slot = masks.slot(mask, threshold, || cropped(mask))?;
                     extras.place(slot, of)
                 }
-            });
+            }));
         }
         let whole_moments = (0..masks.binary.len() as u32)
             .find(|&slot| extras.moments.of(slot).is_some() && masks.binary[slot as usize].is_whole());
@@ -150,17 +190,14 @@ impl ReducePlan {
         };
         let has_extras = (0..masks.binary.len() as u32).any(|slot| extra_of(slot) != Extra::default());
         let segments = Segments::new(&masks.binary, region, extra_of);
-        let accumulators: Vec<_> = epochs.iter().flat_map(|&epoch| spec.accumulators(epoch)).collect();
         let needs_all = !accumulators.is_empty() || !masks.real.is_empty();
         let columns_of = |y| if needs_all { (0, region.width) } else { segments.span(y) };
-        let part =
-            Part { epochs: epochs.to_vec(), columns: columns.iter().map(|column| (column.id, column.kind)).collect() };
         let fixed =
             if pixel.is_integer() { masks.real.drain(..).map(|m| FixedMask::new(&m)).collect() } else { vec![] };
         Ok(Self {
             region,
             pixel,
-            part: Arc::new(part),
+            part: Arc::new(Part::of(&[], columns)),
             columns_of_row: (0..region.height as usize).map(columns_of).collect(),
             segments,
             slot_count: masks.binary.len(),
@@ -171,7 +208,9 @@ impl ReducePlan {
             real: masks.real,
             places,
             accumulators,
+            corrected: None,
             scan: None,
+            roi: None,
         })
     }
 
@@ -200,7 +239,9 @@ impl ReducePlan {
 
     /// Whether a frame is to be reduced.
     pub(super) fn wants(&self, frame: FrameIndex) -> bool {
-        self.scan.as_ref().is_none_or(|scan| scan.position(frame).is_some())
+        let Some(scan) = &self.scan else { return true };
+        let is_chosen = |position| self.roi.as_ref().is_none_or(|roi| roi.contains(position));
+        scan.position(frame).is_some_and(is_chosen)
     }
 }
 

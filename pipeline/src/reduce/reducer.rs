@@ -13,6 +13,7 @@ use std::sync::Arc;
 
 use pulp::{Arch, Simd, WithSimd};
 
+use super::corrected::CorrectedFrames;
 use super::frames::Frames;
 use super::kernel::{Integers, Pixel};
 use super::kernel_f32::Floats;
@@ -52,6 +53,7 @@ pub struct Reducer {
     plan: Arc<ReducePlan>,
     arch: Arch,
     kernel: Kernel,
+    corrected: Option<CorrectedFrames>,
     taken: Vec<usize>,
     partial: Partial,
     patterns: Patterns,
@@ -94,7 +96,8 @@ impl Reducer {
             PixelKind::U32 => Kernel::U32(Integers::new(&plan, &patterns)),
             PixelKind::F32 => Kernel::F32(Floats::new(&plan)),
         };
-        Self { plan, arch: Arch::new(), kernel, taken: Vec::new(), partial, patterns }
+        let corrected = plan.corrected.as_ref().map(|corrected| CorrectedFrames::new(corrected));
+        Self { plan, arch: Arch::new(), kernel, corrected, taken: Vec::new(), partial, patterns }
     }
 
     /// The plan it follows.
@@ -115,7 +118,11 @@ impl Reducer {
             let wanted = |&at: &usize| frames.is_present(at) && self.plan.wants(frames.first + at as u64);
             self.taken.clear();
             self.taken.extend((first..frames.count.min(first + FRAMES_MAX)).filter(wanted));
+            let corrected = self.plan.corrected.is_some().then(|| self.patterns.take_corrected());
             self.run(frames);
+            if let Some(patterns) = corrected {
+                self.run_corrected(frames, patterns);
+            }
             self.keep_values(frames);
             reduced += self.taken.len() as u64;
         }
@@ -138,6 +145,13 @@ impl Reducer {
         }
     }
 
+    fn run_corrected(&mut self, frames: &Frames<'_>, mut patterns: Patterns) {
+        if let (Some(of), Some(corrected)) = (&self.plan.corrected, &mut self.corrected) {
+            corrected.reduce(of, frames, &self.taken, &mut patterns);
+        }
+        self.patterns.put_corrected(patterns);
+    }
+
     fn keep_values(&mut self, frames: &Frames<'_>) {
         let Some(&first) = self.taken.first() else { return };
         let in_order = self.partial.frames.last().is_none_or(|&last| last < frames.first + first as u64);
@@ -145,7 +159,12 @@ impl Reducer {
         let into = if in_order { &mut self.partial } else { separate.insert(Partial::new(&self.plan)) };
         into.frames.extend(self.taken.iter().map(|&position| frames.first + position as u64));
         let count = self.taken.len();
+        let mut corrected = self.corrected.iter().flat_map(|corrected| &corrected.columns);
         for ((&place, &(_, kind)), out) in self.plan.places.iter().zip(&self.plan.part.columns).zip(&mut into.columns) {
+            let Some(place) = place else {
+                corrected.next().into_iter().for_each(|column| out.extend(column));
+                continue;
+            };
             match &self.kernel {
                 Kernel::U8(kernel) => kernel.append(&self.plan, place, kind, count, out),
                 Kernel::U16(kernel) => kernel.append(&self.plan, place, kind, count, out),

@@ -9,12 +9,12 @@
 
 use std::sync::Arc;
 
-use super::exact::Exact;
+use super::conditions::Conditions;
 use super::kinds::Reduction;
 use super::mask::{DETECTOR_PIXELS_MAX, Mask, MaskError};
-use super::output::{Made, Output, Over};
+use super::output::Output;
 use super::patterns::Accumulator;
-use crate::{PixelKind, PixelType, Region, SigShape};
+use crate::{NavShape, PixelKind, PixelType, Region, SigShape};
 
 /// Names that virtual detectors may not have: they belong to other results.
 pub const RESERVED_NAMES: [&str; 5] = ["total", "com", "sum", "max", "valid"];
@@ -104,6 +104,22 @@ pub enum PlanError {
         /// The detector.
         detector: SigShape,
     },
+    /// A correction of another detector.
+    #[error("the correction is for a detector of {correction:?}, this one is {detector:?}")]
+    Correction {
+        /// What the correction is for.
+        correction: SigShape,
+        /// The detector.
+        detector: SigShape,
+    },
+    /// Chosen positions of another scan, or of none.
+    #[error("positions are chosen of a scan of {roi:?}, this one is {scan:?}")]
+    Roi {
+        /// What they are chosen of.
+        roi: NavShape,
+        /// The scan, if there is one.
+        scan: Option<NavShape>,
+    },
     /// A scan beyond the limit for images.
     #[error("scan of {positions} positions, at most {positions_max} can be shown")]
     ScanTooLarge {
@@ -154,8 +170,10 @@ pub(super) enum Source {
 pub(super) struct Column {
     pub(super) source: Source,
     pub(super) kind: ColumnKind,
-    /// The value is the column times two to this power.
+    /// The value is the column times two to this power,
     pub(super) exponent: i32,
+    /// minus this: dark counts under a folded mask.
+    pub(super) offset: f64,
     /// The same for as long as a result needs the column, never used again after.
     pub(super) id: u64,
     /// Which change of the list brought it.
@@ -174,6 +192,7 @@ pub(super) struct Wanted {
 pub(super) struct Spec {
     pub(super) detector: SigShape,
     pub(super) pixel: PixelType,
+    pub(super) conditions: Conditions,
     /// Number of changes of the list so far.
     pub(super) generation: u32,
     pub(super) masks: Vec<Arc<Mask>>,
@@ -184,13 +203,22 @@ pub(super) struct Spec {
 }
 
 impl Spec {
-    pub(super) fn new(reductions: &[Reduction], detector: SigShape, pixel: PixelType) -> Result<Self, PlanError> {
+    pub(super) fn new(
+        reductions: &[Reduction],
+        detector: SigShape,
+        pixel: PixelType,
+        conditions: &Conditions,
+    ) -> Result<Self, PlanError> {
+        if let Some(correction) = conditions.correction.as_ref().filter(|known| known.detector() != detector) {
+            return Err(PlanError::Correction { correction: correction.detector(), detector });
+        }
         if detector.pixel_count() > DETECTOR_PIXELS_MAX {
             return Err(PlanError::DetectorTooLarge { detector });
         }
         let empty = Self {
             detector,
             pixel,
+            conditions: conditions.clone(),
             generation: 0,
             masks: Vec::new(),
             columns: Vec::new(),
@@ -234,6 +262,26 @@ impl Spec {
         }
     }
 
+    /// Whether something is computed of corrected frames, because it is not linear in pixels.
+    pub(super) fn corrects(&self, of: Of) -> bool {
+        self.conditions.correction.is_some() && of == Of::Squares
+    }
+
+    /// As [`Self::corrects`], of a column.
+    pub(super) fn corrects_column(&self, column: &Column) -> bool {
+        matches!(column.source, Source::Binary(_, of) if self.corrects(of))
+    }
+
+    /// As [`Self::corrects`]; a sum over frames is corrected when somebody looks.
+    pub(super) fn corrects_pattern(&self, accumulator: Accumulator) -> bool {
+        self.conditions.correction.is_some() && accumulator != Accumulator::Sum
+    }
+
+    /// Pixels of patterns but sums.
+    pub(super) fn pattern_kind(&self) -> PixelKind {
+        if self.conditions.correction.is_some() { PixelKind::F32 } else { self.pixel.kind }
+    }
+
     /// Epochs of columns and patterns, ascending.
     pub(super) fn epochs(&self) -> Vec<u32> {
         let columns = self.columns.iter().map(|column| column.epoch);
@@ -258,61 +306,6 @@ impl Spec {
     pub(super) fn accumulators(&self, epoch: u32) -> Vec<Accumulator> {
         let wanted = self.patterns.iter().filter(|wanted| wanted.epoch == epoch);
         wanted.map(|wanted| wanted.accumulator).collect()
-    }
-}
-
-/// What a list of reductions takes, at most.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Footprint {
-    /// Bytes of memory while results grow.
-    pub memory_bytes: u64,
-    /// Bytes of the results as they are stored.
-    pub stored_bytes: u64,
-}
-
-impl Footprint {
-    /// Of reductions over so many scan positions and all pixels of a detector, read out as one tile or several.
-    /// Errors: as [`super::ReducePlan::compile`].
-    pub fn of(
-        reductions: &[Reduction],
-        detector: SigShape,
-        pixel: PixelType,
-        positions: u64,
-        tile_count: usize,
-    ) -> Result<Self, PlanError> {
-        let spec = Spec::new(reductions, detector, pixel)?;
-        let column_bytes = |column: &Column| match column.kind {
-            ColumnKind::U64 => 8,
-            ColumnKind::U128 => 16,
-            ColumnKind::Exact if tile_count == 1 => 8,
-            ColumnKind::Exact => size_of::<Exact>() as u64,
-        };
-        let pixels = detector.pixel_count();
-        let pattern_bytes = |wanted: &Wanted| match wanted.accumulator {
-            Accumulator::Histogram(bins) => u64::from(bins.count) * 8,
-            Accumulator::Max | Accumulator::Min => 4 * pixels,
-            // Digits of exact sums: few are used, but all can be.
-            Accumulator::Sum if pixel.kind == PixelKind::F32 => size_of::<Exact>() as u64 * pixels,
-            Accumulator::Sum => 12 * pixels,
-            Accumulator::Moments => 28 * pixels,
-        };
-        let numbers = |output: &Output| {
-            let places = match output.over {
-                Over::Scan => positions,
-                Over::Detector => pixels,
-                Over::All => 1,
-            };
-            places.saturating_mul(output.tail_count() as u64)
-        };
-        let whole = |output: &&Output| matches!(output.made, Made::Whole { .. });
-        let stored_bytes =
-            spec.results.iter().map(|output| numbers(output).saturating_mul(8)).fold(positions, u64::saturating_add);
-        let columns = spec.columns.iter().map(|column| column_bytes(column).saturating_mul(positions));
-        // Patterns are kept by the images and by every reducer: twice is what one of each takes.
-        let patterns = spec.patterns.iter().map(|wanted| 2 * pattern_bytes(wanted));
-        let derived = spec.results.iter().filter(whole).map(|output| numbers(output).saturating_mul(8));
-        let memory_bytes = columns.chain(patterns).chain(derived).fold(0, u64::saturating_add);
-        Ok(Self { memory_bytes, stored_bytes })
     }
 }
 
@@ -343,16 +336,52 @@ impl Needs<'_> {
         if mask.is_binary() {
             return self.over(mask, Of::Pixels);
         }
-        let exponent = mask.exponent();
-        let mask = self.mask(mask);
-        self.column(Source::Real(mask), ColumnKind::Exact, exponent)
+        let (mask, offset) = match &self.spec.conditions.correction {
+            Some(correction) => {
+                let (folded, offset) = correction.fold(mask.weights().unwrap_or_default());
+                (Mask::real(self.spec.detector, folded), offset)
+            }
+            None => (mask, 0.0),
+        };
+        self.weighted(mask, offset)
     }
 
-    /// Sum of something over a binary mask.
+    /// Sum over a real mask, less an offset.
+    fn weighted(&mut self, mask: Mask, offset: f64) -> Sum {
+        let exponent = mask.exponent();
+        let mask = self.mask(mask);
+        self.column(Source::Real(mask), ColumnKind::Exact, exponent, offset)
+    }
+
+    /// What makes of pixels as they come a sum over corrected ones: a real mask, or none where the mask itself will do; and
+    /// the offset.
+    fn folded(&self, mask: &Mask, of: Of) -> (Option<Mask>, f64) {
+        let Some(correction) = &self.spec.conditions.correction else { return (None, 0.0) };
+        let width = self.spec.detector.width as usize;
+        let coordinate = |pixel: usize| match of {
+            Of::Pixels => 1.0,
+            Of::MomentY => (pixel / width) as f64,
+            Of::MomentX => (pixel % width) as f64,
+            Of::Squares | Of::AtLeast(_) => 0.0,
+        };
+        let weights = mask.to_image().into_iter().enumerate().map(|(pixel, weight)| weight * coordinate(pixel));
+        let weights: Vec<f64> = weights.collect();
+        let (folded, offset) = correction.fold(&weights);
+        let is_same = folded == weights;
+        ((!is_same).then(|| Mask::real(self.spec.detector, folded)), offset)
+    }
+
+    /// Sum of something over a binary mask. Pixels, moments and squares are those of corrected pixels; what is counted by
+    /// its value is counted as it comes.
     pub(super) fn over(&mut self, mask: Mask, of: Of) -> Sum {
         debug_assert!(mask.is_binary(), "moments and squares are taken over binary masks");
+        let (folded, offset) = self.folded(&mask, of);
+        if let Some(folded) = folded {
+            return self.weighted(folded, offset);
+        }
         let detector = self.spec.detector;
-        let kind = match (pixel_max(self.spec.pixel), of) {
+        let pixel_max = pixel_max(self.spec.pixel).filter(|_| !self.spec.corrects(of));
+        let kind = match (pixel_max, of) {
             (_, Of::AtLeast(_)) => ColumnKind::U64,
             (None, _) => ColumnKind::Exact,
             (Some(pixel_max), of) => {
@@ -366,7 +395,7 @@ impl Needs<'_> {
             }
         };
         let mask = self.mask(mask);
-        self.column(Source::Binary(mask, of), kind, 0)
+        self.column(Source::Binary(mask, of), kind, 0, offset)
     }
 
     /// Sum over all pixels.
@@ -400,7 +429,7 @@ impl Needs<'_> {
         self.spec.masks.len() - 1
     }
 
-    fn column(&mut self, source: Source, kind: ColumnKind, exponent: i32) -> Sum {
+    fn column(&mut self, source: Source, kind: ColumnKind, exponent: i32, offset: f64) -> Sum {
         if let Some(known) = self.spec.columns.iter().position(|column| column.source == source) {
             return Sum(known);
         }
@@ -412,7 +441,7 @@ impl Needs<'_> {
             None => (self.spec.next_id, self.spec.generation),
         };
         self.spec.next_id += u64::from(known.is_none());
-        self.spec.columns.push(Column { source, kind, exponent, id, epoch });
+        self.spec.columns.push(Column { source, kind, exponent, offset, id, epoch });
         Sum(self.spec.columns.len() - 1)
     }
 
@@ -461,7 +490,12 @@ mod tests {
     }
 
     fn spec(reductions: &[Reduction], side: u32, kind: PixelKind) -> Result<Spec, PlanError> {
-        Spec::new(reductions, SigShape { height: side, width: side }, PixelType::new(kind, ByteOrder::Little))
+        Spec::new(
+            reductions,
+            SigShape { height: side, width: side },
+            PixelType::new(kind, ByteOrder::Little),
+            &Conditions::default(),
+        )
     }
 
     /// Names are those of the rule, unique, and not those of other results.

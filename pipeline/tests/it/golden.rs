@@ -10,12 +10,12 @@ use serde_json::json;
 use crate::run::{Data, run_whole, values};
 use crate::zip::members;
 
-const DETECTOR: SigShape = SigShape { height: 16, width: 18 };
-const NAV: NavShape = NavShape { height: 8, width: 10 };
-const CENTRE: (f64, f64) = (7.5, 8.6);
+pub(crate) const DETECTOR: SigShape = SigShape { height: 16, width: 18 };
+pub(crate) const NAV: NavShape = NavShape { height: 8, width: 10 };
+pub(crate) const CENTRE: (f64, f64) = (7.5, 8.6);
 
 /// Folder of the golden data, or `None` with a line that says so.
-fn folder() -> Option<PathBuf> {
+pub(crate) fn folder() -> Option<PathBuf> {
     let shared = std::env::var_os("RONCHI_SHARED").map(PathBuf::from);
     let shared = shared.unwrap_or_else(|| PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../shared"));
     let folder = shared.join("data/reductions");
@@ -27,7 +27,7 @@ fn folder() -> Option<PathBuf> {
 }
 
 /// An array of any type as doubles.
-fn array(bytes: &[u8]) -> Vec<f64> {
+pub(crate) fn array(bytes: &[u8]) -> Vec<f64> {
     macro_rules! first_that_fits {
         ($($number:ty),*) => {{
             $(if let Ok(reader) = npyz::NpyFile::new(bytes).expect("npy").try_data::<$number>() {
@@ -39,7 +39,7 @@ fn array(bytes: &[u8]) -> Vec<f64> {
     first_that_fits!(f64, f32, u64, i64, u32, i32, u16, i16, u8, i8)
 }
 
-fn npz(folder: &std::path::Path, name: &str) -> BTreeMap<String, Vec<f64>> {
+pub(crate) fn npz(folder: &std::path::Path, name: &str) -> BTreeMap<String, Vec<f64>> {
     let file = std::fs::read(folder.join(name)).expect("readable");
     let members = members(&file).into_iter().filter(|(name, _)| !name.starts_with("count_")); // Booleans.
     members.map(|(name, bytes)| (name.trim_end_matches(".npy").to_owned(), array(&bytes))).collect()
@@ -48,13 +48,13 @@ fn npz(folder: &std::path::Path, name: &str) -> BTreeMap<String, Vec<f64>> {
 const KINDS: [(&str, PixelKind); 4] =
     [("u8", PixelKind::U8), ("u16", PixelKind::U16), ("u32", PixelKind::U32), ("f32", PixelKind::F32)];
 
-fn data(folder: &std::path::Path, name: &str, kind: PixelKind) -> Data {
+pub(crate) fn data(folder: &std::path::Path, name: &str, kind: PixelKind) -> Data {
     let pixels = array(&std::fs::read(folder.join(format!("frames_{name}.npy"))).expect("frames"));
     let frames = pixels.chunks(16 * 18).map(<[f64]>::to_vec).collect();
     Data { detector: DETECTOR, pixel: PixelType::new(kind, ByteOrder::Big), frames }
 }
 
-fn masks(folder: &std::path::Path) -> Vec<Vec<f64>> {
+pub(crate) fn masks(folder: &std::path::Path) -> Vec<Vec<f64>> {
     let stack = array(&std::fs::read(folder.join("masks.npy")).expect("masks"));
     stack.chunks(16 * 18).map(<[f64]>::to_vec).collect()
 }
@@ -123,7 +123,7 @@ fn check_com(com: &[f64], expected: &BTreeMap<String, Vec<f64>>, name: &str) {
 }
 
 /// A reduction by its kind and parameters.
-fn reduction(kind: &str, name: &str, parameters: serde_json::Value) -> Reduction {
+pub(crate) fn reduction(kind: &str, name: &str, parameters: serde_json::Value) -> Reduction {
     Reduction::parse(kind, Some(name), parameters.as_object().cloned().unwrap_or_default()).expect("known parameters")
 }
 

@@ -1,6 +1,7 @@
 //! Tests of the crate through its public face.
 
 mod compressed;
+mod conditions;
 mod dectris;
 mod golden;
 mod masks;

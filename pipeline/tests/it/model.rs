@@ -11,10 +11,10 @@ use ronchi_pipeline::{
 use crate::run::{Data, Piece, run, run_whole, values};
 
 /// Small random numbers from a seed.
-struct Dice(u64);
+pub(crate) struct Dice(pub(crate) u64);
 
 impl Dice {
-    fn roll(&mut self, sides: u64) -> u64 {
+    pub(crate) fn roll(&mut self, sides: u64) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut z = self.0;
         z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
@@ -35,17 +35,17 @@ impl Dice {
 }
 
 /// A random experiment.
-struct Case {
-    data: Data,
-    scan: Option<Scan>,
-    regions: Vec<Region>,
-    work: Vec<Piece>,
+pub(crate) struct Case {
+    pub(crate) data: Data,
+    pub(crate) scan: Option<Scan>,
+    pub(crate) regions: Vec<Region>,
+    pub(crate) work: Vec<Piece>,
     /// `[link][frame]`
-    present: Vec<Vec<bool>>,
-    masks: Vec<Vec<f64>>,
+    pub(crate) present: Vec<Vec<bool>>,
+    pub(crate) masks: Vec<Vec<f64>>,
 }
 
-fn kinds() -> impl Strategy<Value = PixelType> {
+pub(crate) fn kinds() -> impl Strategy<Value = PixelType> {
     let kinds = [PixelKind::U8, PixelKind::U16, PixelKind::U32, PixelKind::F32];
     let orders = [ByteOrder::Little, ByteOrder::Big];
     (prop::sample::select(kinds.to_vec()), prop::sample::select(orders.to_vec()))
@@ -53,7 +53,7 @@ fn kinds() -> impl Strategy<Value = PixelType> {
 }
 
 impl Case {
-    fn new(pixel: PixelType, seed: u64) -> Self {
+    pub(crate) fn new(pixel: PixelType, seed: u64) -> Self {
         let mut dice = Dice(seed);
         let detector = SigShape { height: 1 + dice.roll(9) as u32, width: 1 + dice.roll(40) as u32 };
         let nav = NavShape { height: 1 + dice.roll(4) as u32, width: 1 + dice.roll(4) as u32 };
@@ -84,7 +84,7 @@ impl Case {
         Self { data: Data { detector, pixel, frames }, scan, regions, work, present, masks }
     }
 
-    fn reductions(&self) -> Vec<Reduction> {
+    pub(crate) fn reductions(&self) -> Vec<Reduction> {
         let SigShape { height, width } = self.data.detector;
         let image = |weights: &Vec<f64>| VirtualDetector::Image { height, width, weights: weights.clone() };
         let masks = self.masks.iter().enumerate();
@@ -103,7 +103,7 @@ impl Case {
     }
 
     /// Frames of a place whose tiles are all there, in the order of acquisition.
-    fn frames_at(&self, index: usize) -> Vec<usize> {
+    pub(crate) fn frames_at(&self, index: usize) -> Vec<usize> {
         let shown = |&frame: &usize| match self.scan {
             None => frame == index,
             Some(scan) => scan.place(frame as u64).is_some_and(|(position, repeat)| {
@@ -137,14 +137,14 @@ impl Case {
         sizes
     }
 
-    fn place_count(&self) -> usize {
+    pub(crate) fn place_count(&self) -> usize {
         let all = |scan: Scan| scan.placed_count() as usize / self.repeats().1;
         self.scan.map_or(self.data.frames.len(), all)
     }
 }
 
 /// Ascending borders from 0 to `end`.
-fn cuts(dice: &mut Dice, end: u32) -> Vec<u32> {
+pub(crate) fn cuts(dice: &mut Dice, end: u32) -> Vec<u32> {
     let mut cuts = vec![0, end];
     cuts.extend((0..dice.roll(3)).map(|_| dice.roll(u64::from(end)) as u32));
     cuts.sort_unstable();
@@ -153,7 +153,7 @@ fn cuts(dice: &mut Dice, end: u32) -> Vec<u32> {
 }
 
 /// Every frame of every link once, in pieces of random length and random order.
-fn pieces(dice: &mut Dice, present: &[Vec<bool>]) -> Vec<Piece> {
+pub(crate) fn pieces(dice: &mut Dice, present: &[Vec<bool>]) -> Vec<Piece> {
     let mut work = Vec::new();
     for (link, present) in present.iter().enumerate() {
         let mut first = 0;

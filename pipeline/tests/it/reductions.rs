@@ -9,8 +9,8 @@ use ronchi_pipeline::reduce::{
     VirtualDetector,
 };
 use ronchi_pipeline::{
-    Announcement, BlockMut, ByteOrder, Encoding, Layout, NavShape, PixelKind, PixelType, Pool, Region, Repeats, Scan, Series,
-    SigShape,
+    Announcement, BlockMut, ByteOrder, Encoding, Layout, NavShape, PixelKind, PixelType, Pool, Region, Repeats, Scan,
+    Series, SigShape,
 };
 
 use crate::run::{Data, Piece, run, run_whole, values};

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use ronchi_pipeline::reduce::{Frames, LiveImages, ReducePlan, Reducer, Reduction};
+use ronchi_pipeline::reduce::{Conditions, Frames, LiveImages, Reducer, Reduction};
 use ronchi_pipeline::{ByteOrder, FrameFlag, PixelKind, PixelType, Region, Scan, SigShape};
 
 /// Frames of a whole detector; pixel values as numbers, which every pixel type holds exactly.
@@ -59,12 +59,25 @@ pub(crate) fn run(
     regions: &[Region],
     work: &[Piece],
 ) -> LiveImages {
-    let count = Some(data.frames.len() as u64);
-    let mut images = LiveImages::new(reductions, scan, count, data.detector, data.pixel, regions).expect("valid");
+    run_under(data, reductions, scan, regions, work, &Conditions::default())
+}
+
+/// As [`run`], under some conditions.
+pub(crate) fn run_under(
+    data: &Data,
+    reductions: &[Reduction],
+    scan: Option<Scan>,
+    regions: &[Region],
+    work: &[Piece],
+    conditions: &Conditions,
+) -> LiveImages {
+    let Data { detector, pixel, ref frames } = *data;
+    let count = Some(frames.len() as u64);
+    let images = LiveImages::with_conditions(reductions, scan, count, detector, pixel, regions, conditions);
+    let mut images = images.expect("valid");
     let mut reducers: Vec<[Reducer; 2]> = Vec::new();
-    for &region in regions {
-        let plan = ReducePlan::compile(reductions, data.detector, region, data.pixel).expect("valid").for_scan(scan);
-        let plan = Arc::new(plan);
+    for link in 0..regions.len() as u32 {
+        let plan = Arc::new(images.plan(link).expect("valid"));
         reducers.push([Reducer::new(plan.clone()), Reducer::new(plan)]);
     }
     for (step, piece) in work.iter().enumerate() {
@@ -89,9 +102,19 @@ pub(crate) fn run(
 
 /// All frames at once, one tile, one reducer: what offline reprocessing does.
 pub(crate) fn run_whole(data: &Data, reductions: &[Reduction], scan: Option<Scan>) -> LiveImages {
+    run_whole_under(data, reductions, scan, &Conditions::default())
+}
+
+/// As [`run_whole`], under some conditions.
+pub(crate) fn run_whole_under(
+    data: &Data,
+    reductions: &[Reduction],
+    scan: Option<Scan>,
+    conditions: &Conditions,
+) -> LiveImages {
     let flags = vec![FrameFlag::Ok; data.frames.len()];
     let work = [Piece { link: 0, reducer: 0, first: 0, flags }];
-    run(data, reductions, scan, &[data.detector.region()], &work)
+    run_under(data, reductions, scan, &[data.detector.region()], &work, conditions)
 }
 
 /// Numbers of a whole result.

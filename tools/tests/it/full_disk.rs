@@ -30,6 +30,7 @@ fn plan(directory: &Path, source: SourcePlan, reserve_bytes: u64) -> Plan {
         links: vec![LinkPlan { source, region: None }],
         detector: None,
         scan: ScanPlan { shape: Some(NavShape { height: 12, width: 16 }), ..ScanPlan::default() },
+        conditions: ronchi_pipeline::reduce::Conditions::default(),
         reductions: vec![Reduction::total()],
         live: LivePlan::default(),
         limits: Limits {

@@ -50,6 +50,7 @@ pub(super) fn plan(directory: &Path, links: Vec<LinkPlan>) -> Plan {
         links,
         detector: None,
         scan: ScanPlan::default(),
+        conditions: ronchi_pipeline::reduce::Conditions::default(),
         reductions: vec![
             Reduction::virtual_detector("adf", ring),
             Reduction::virtual_detector("bf", disk),
