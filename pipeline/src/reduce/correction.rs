@@ -109,6 +109,12 @@ impl Correction {
         Ok(made)
     }
 
+    /// Corrects nothing.
+    pub(super) fn none(detector: SigShape) -> Self {
+        let pixels = detector.pixel_count() as usize;
+        Self { detector, dark: vec![0.0; pixels], gain: vec![1.0; pixels], bad: Vec::new() }
+    }
+
     /// The detector that it corrects.
     pub fn detector(&self) -> SigShape {
         self.detector

@@ -50,6 +50,7 @@ impl Footprint {
         let pattern_bytes = |wanted: &Wanted| match wanted.accumulator {
             Accumulator::Histogram(bins) => u64::from(bins.count) * 8,
             Accumulator::Max | Accumulator::Min => 4 * pixels,
+            Accumulator::Events(_) => 8 * pixels,
             // Digits of exact sums: few are used, but all can be.
             Accumulator::Sum if pixel.kind == PixelKind::F32 => size_of::<Exact>() as u64 * pixels,
             Accumulator::Sum => 12 * pixels,

@@ -231,7 +231,7 @@ impl<'a> LiveImage<'a> {
             Made::Pattern(Accumulator::Sum) if self.correction().is_none() && self.images.spec.pixel.is_integer() => {
                 ("<u8", "uint64")
             }
-            Made::Histogram => ("<u8", "uint64"),
+            Made::Pattern(Accumulator::Events(_)) | Made::Histogram => ("<u8", "uint64"),
             Made::Pattern(Accumulator::Max | Accumulator::Min) => match self.images.spec.pattern_kind() {
                 PixelKind::U8 => ("|u1", "uint8"),
                 PixelKind::U16 => ("<u2", "uint16"),
@@ -299,7 +299,7 @@ impl<'a> LiveImage<'a> {
         let floats = || self.row_values(rows.clone()).into_iter();
         let bytes = match (&self.output.made, numpy) {
             (&Made::Count(Sum(column)), "<u8") => self.stored_integers(rows, column),
-            (Made::Pattern(_), "<u8") => self.stored_sums(rows),
+            (Made::Pattern(accumulator), "<u8") => self.stored_sums(rows, *accumulator),
             (Made::Histogram, _) => self.counts()[rows].iter().flat_map(|count| count.to_le_bytes()).collect(),
             // Native pixels pass through f64 unharmed; NaN, not measured, becomes 0 in integers.
             (_, "|u1") => floats().map(|value| value as u8).collect(),
@@ -322,13 +322,15 @@ impl<'a> LiveImage<'a> {
         places.map(value).flat_map(u64::to_le_bytes).collect()
     }
 
-    fn stored_sums(&self, rows: Range<usize>) -> Vec<u8> {
+    /// Sums of integers, or events.
+    fn stored_sums(&self, rows: Range<usize>, of: Accumulator) -> Vec<u8> {
         let width = self.images.spec.detector.width as usize;
         let mut values = vec![0_u64; rows.len() * width];
         for (y, row) in rows.zip(values.chunks_exact_mut(width)) {
             self.pieces(y, |columns, first, patterns| {
-                let sums = patterns.iter().find_map(|patterns| match &patterns.sum {
-                    Some(SumPattern::Integer(sums)) => Some(sums),
+                let sums = patterns.iter().find_map(|patterns| match (of, &patterns.sum, &patterns.events) {
+                    (Accumulator::Events(_), _, Some((_, events))) => Some(events),
+                    (Accumulator::Sum, Some(SumPattern::Integer(sums)), _) => Some(sums),
                     _ => None,
                 });
                 if let Some(sums) = sums {
@@ -346,6 +348,7 @@ fn value_of(accumulator: Accumulator, patterns: &[&Patterns], pixel: usize) -> O
     patterns.iter().find_map(|patterns| match accumulator {
         Accumulator::Max => Some(patterns.max.as_ref()?.value(pixel)),
         Accumulator::Min => Some(patterns.min.as_ref()?.value(pixel)),
+        Accumulator::Events(_) => Some(patterns.events.as_ref()?.1[pixel] as f64),
         Accumulator::Sum | Accumulator::Moments | Accumulator::Histogram(_) => None,
     })
 }

@@ -9,6 +9,7 @@
 
 mod binned;
 mod centre_of_mass;
+mod counted;
 mod dpc;
 mod field;
 mod fluctuation;
@@ -34,7 +35,7 @@ use super::output::Output;
 use super::spec::{Needs, PlanError};
 
 /// All kinds, in the order of the documentation.
-const KINDS: [Registered; 17] = [
+const KINDS: [Registered; 18] = [
     Registered::of::<totals::Total>(),
     Registered::of::<centre_of_mass::CentreOfMass>(),
     Registered::of::<patterns::Sum>(),
@@ -50,6 +51,7 @@ const KINDS: [Registered; 17] = [
     Registered::of::<dpc::Dpc>(),
     Registered::of::<fluctuation::Fluctuation>(),
     Registered::of::<saturated::Saturated>(),
+    Registered::of::<counted::Counted>(),
     Registered::of::<histogram::Histogram>(),
     Registered::of::<binned::Binned>(),
 ];

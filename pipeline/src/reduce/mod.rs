@@ -16,6 +16,7 @@ mod conditions;
 mod corrected;
 mod correction;
 mod epoch;
+mod events;
 mod exact;
 mod footprint;
 mod frames;

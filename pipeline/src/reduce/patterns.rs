@@ -1,5 +1,6 @@
 //! Patterns: what is accumulated over frames for every pixel of one tile: sum, squares, maximum, minimum; and a histogram.
 
+use super::events::Window;
 use super::exact::{ADDITIONS_MAX, DIGITS, Exact, INFINITE, MINUS_INFINITE, NAN, carry_of, split_f32};
 use super::partial::MergeError;
 use super::plan::ReducePlan;
@@ -16,6 +17,8 @@ pub(super) enum Accumulator {
     Max,
     /// Smallest value per pixel.
     Min,
+    /// Events of single electrons per pixel.
+    Events(Window),
     /// How often which values occur in all pixels.
     Histogram(Bins),
 }
@@ -50,6 +53,7 @@ pub struct Patterns {
     pub(super) squares: Option<SquaresPattern>,
     pub(super) max: Option<ExtremePattern>,
     pub(super) min: Option<ExtremePattern>,
+    pub(super) events: Option<(Window, Vec<u64>)>,
     pub(super) histogram: Option<(Bins, Vec<u64>)>,
 }
 
@@ -88,33 +92,30 @@ impl Patterns {
     /// Patterns of no frame, as the plan wants them.
     pub fn new(plan: &ReducePlan) -> Self {
         let corrected = plan.corrected.as_ref().map(|corrected| &corrected.plan);
-        let kinds = [plan.pixel.kind, corrected.map_or(plan.pixel.kind, |plan| plan.pixel.kind)];
+        let kinds = [plan.pixel.kind, plan.pattern_kind];
         let more = corrected.map_or(&[][..], |plan| &plan.accumulators);
         let zero = Self::zero(plan.region, kinds, &[&plan.accumulators[..], more].concat());
         Self { epochs: plan.part.epochs.clone(), ..zero }
     }
 
-    /// Takes away all but the sum: what is made of corrected frames.
-    pub(super) fn take_corrected(&mut self) -> Self {
+    /// Takes away what is made of corrected frames: events, and where pixels are corrected all but the sum.
+    pub(super) fn take_corrected(&mut self, is_corrected: bool) -> Self {
+        let (region, epochs, events) = (self.region, Vec::new(), self.events.take());
+        if !is_corrected {
+            return Self { events, ..Self::zero(region, [PixelKind::U8; 2], &[]) };
+        }
         let (squares, max, min, histogram) =
             (self.squares.take(), self.max.take(), self.min.take(), self.histogram.take());
-        Self {
-            region: self.region,
-            epochs: Vec::new(),
-            frame_count: 0,
-            nan_count: 0,
-            sum: None,
-            squares,
-            max,
-            min,
-            histogram,
-        }
+        Self { region, epochs, frame_count: 0, nan_count: 0, sum: None, squares, max, min, events, histogram }
     }
 
     /// Puts back what was taken away.
     pub(super) fn put_corrected(&mut self, corrected: Self) {
-        let Self { squares, max, min, histogram, .. } = corrected;
-        (self.squares, self.max, self.min, self.histogram) = (squares, max, min, histogram);
+        self.events = corrected.events;
+        self.squares = corrected.squares.or(self.squares.take());
+        self.max = corrected.max.or(self.max.take());
+        self.min = corrected.min.or(self.min.take());
+        self.histogram = corrected.histogram.or(self.histogram.take());
     }
 
     /// Whether the frames were reduced by a plan that knew this change.
@@ -144,6 +145,10 @@ impl Patterns {
             squares: has(Accumulator::Moments).then(|| SquaresPattern::zero(kind, count)),
             max: has(Accumulator::Max).then(|| ExtremePattern::none(kind, count, false)),
             min: has(Accumulator::Min).then(|| ExtremePattern::none(kind, count, true)),
+            events: wanted.iter().find_map(|wanted| match wanted {
+                Accumulator::Events(window) => Some((*window, vec![0; count])),
+                _ => None,
+            }),
             histogram: bins.map(|bins| (bins, vec![0; bins.count as usize])),
         }
     }
@@ -175,7 +180,8 @@ impl Patterns {
         self.squares.iter_mut().for_each(SquaresPattern::clear);
         self.max.iter_mut().for_each(|max| max.clear(false));
         self.min.iter_mut().for_each(|min| min.clear(true));
-        self.histogram.iter_mut().for_each(|(_, counts)| counts.fill(0));
+        let counts = self.histogram.iter_mut().map(|(_, counts)| counts);
+        counts.chain(self.events.iter_mut().map(|(_, counts)| counts)).for_each(|counts| counts.fill(0));
     }
 
     /// Adds the frames of `other`; each frame must be in one of them only.
@@ -212,6 +218,9 @@ impl Patterns {
         if let (Some(own), Some(other)) = (&mut self.min, &other.min) {
             own.merge(other, Ord::min, Ord::min, Ord::min, Ord::min);
         }
+        if let (Some((_, own)), Some((_, other))) = (&mut self.events, &other.events) {
+            own.iter_mut().zip(other).for_each(|(own, &other)| *own += other);
+        }
         if let (Some((_, own)), Some((_, other))) = (&mut self.histogram, &other.histogram) {
             own.iter_mut().zip(other).for_each(|(own, &other)| *own += other);
         }
@@ -234,6 +243,7 @@ impl Patterns {
             && has(self.squares.as_ref(), other.squares.as_ref())
             && has(self.max.as_ref(), other.max.as_ref())
             && has(self.min.as_ref(), other.min.as_ref())
+            && self.events.as_ref().is_none_or(|(window, _)| other.events.as_ref().is_some_and(|(w, _)| w == window))
             && self.histogram.as_ref().is_none_or(|(bins, _)| other.histogram.as_ref().is_some_and(|(b, _)| b == bins))
     }
 

@@ -35,6 +35,10 @@ pub struct ReducePlan {
     pub(super) accumulators: Vec<Accumulator>,
     /// What is computed of corrected frames.
     pub(super) corrected: Option<Box<Corrected>>,
+    /// Pixels of patterns but sums.
+    pub(super) pattern_kind: PixelKind,
+    /// Whether pixels are corrected at all: what is counted needs whole frames in any case.
+    pub(super) is_corrected: bool,
     /// For every row, the columns `[x0, x1)` that a kernel needs.
     columns_of_row: Vec<(u32, u32)>,
     scan: Option<Scan>,
@@ -140,16 +144,18 @@ impl ReducePlan {
         let (corrected_patterns, patterns): (Vec<_>, Vec<_>) = accumulators.partition(|&a| spec.corrects_pattern(a));
         let mut plan = Self::of_frames(spec, region, spec.pixel, &own, patterns)?;
         let is_needed = !corrected_columns.is_empty() || !corrected_patterns.is_empty();
-        if let Some(correction) = spec.conditions.correction.as_ref().filter(|_| is_needed) {
+        if is_needed {
             let pixel = PixelType::new(PixelKind::F32, ByteOrder::Little);
             let of_corrected = Self::of_frames(spec, region, pixel, &corrected_columns, corrected_patterns)?;
-            let correction = correction.of_tile(region, spec.pixel);
-            plan.corrected = Some(Box::new(Corrected { plan: of_corrected, correction }));
+            let correction = spec.correction().of_tile(region, spec.pixel);
+            plan.corrected = Some(Box::new(Corrected::new(of_corrected, correction, &corrected_columns)));
         }
         let mut own_places = std::mem::take(&mut plan.places).into_iter();
         let place = |column: &&Column| if spec.corrects_column(column) { None } else { own_places.next().flatten() };
         plan.places = columns.iter().map(place).collect();
         plan.part = Arc::new(Part::of(epochs, &columns));
+        plan.pattern_kind = spec.pattern_kind();
+        plan.is_corrected = spec.conditions.correction.is_some();
         plan.roi.clone_from(&spec.conditions.roi);
         Ok(plan)
     }
@@ -169,17 +175,18 @@ impl ReducePlan {
         let mut extras = Extras::default();
         let mut places = Vec::new();
         for column in columns {
-            places.push(Some(match column.source {
+            places.push(match column.source {
                 Source::Real(mask) => {
                     masks.real.push(cropped(mask)?);
-                    Place::Real(masks.real.len() - 1)
+                    Some(Place::Real(masks.real.len() - 1))
                 }
                 Source::Binary(mask, of) => {
                     let threshold = if let Of::AtLeast(value) = of { Some(value.to_bits()) } else { None };
                     let slot = masks.slot(mask, threshold, || cropped(mask))?;
-                    extras.place(slot, of)
+                    Some(extras.place(slot, of))
                 }
-            }));
+                Source::Events(_) => None, // Counted beside the kernel.
+            });
         }
         let whole_moments = (0..masks.binary.len() as u32)
             .find(|&slot| extras.moments.of(slot).is_some() && masks.binary[slot as usize].is_whole());
@@ -209,6 +216,8 @@ impl ReducePlan {
             places,
             accumulators,
             corrected: None,
+            pattern_kind: pixel.kind,
+            is_corrected: false,
             scan: None,
             roi: None,
         })

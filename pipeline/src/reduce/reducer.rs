@@ -118,7 +118,8 @@ impl Reducer {
             let wanted = |&at: &usize| frames.is_present(at) && self.plan.wants(frames.first + at as u64);
             self.taken.clear();
             self.taken.extend((first..frames.count.min(first + FRAMES_MAX)).filter(wanted));
-            let corrected = self.plan.corrected.is_some().then(|| self.patterns.take_corrected());
+            let is_corrected = self.plan.is_corrected;
+            let corrected = self.plan.corrected.is_some().then(|| self.patterns.take_corrected(is_corrected));
             self.run(frames);
             if let Some(patterns) = corrected {
                 self.run_corrected(frames, patterns);

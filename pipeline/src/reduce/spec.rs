@@ -10,6 +10,8 @@
 use std::sync::Arc;
 
 use super::conditions::Conditions;
+use super::correction::Correction;
+use super::events::Window;
 use super::kinds::Reduction;
 use super::mask::{DETECTOR_PIXELS_MAX, Mask, MaskError};
 use super::output::Output;
@@ -163,6 +165,8 @@ pub(super) enum Source {
     Binary(usize, Of),
     /// Weighted sum over a real mask.
     Real(usize),
+    /// Events of single electrons.
+    Events(Window),
 }
 
 /// One number per frame.
@@ -269,12 +273,22 @@ impl Spec {
 
     /// As [`Self::corrects`], of a column.
     pub(super) fn corrects_column(&self, column: &Column) -> bool {
-        matches!(column.source, Source::Binary(_, of) if self.corrects(of))
+        match column.source {
+            Source::Binary(_, of) => self.corrects(of),
+            Source::Real(_) => false,
+            Source::Events(_) => true,
+        }
     }
 
     /// As [`Self::corrects`]; a sum over frames is corrected when somebody looks.
     pub(super) fn corrects_pattern(&self, accumulator: Accumulator) -> bool {
-        self.conditions.correction.is_some() && accumulator != Accumulator::Sum
+        let is_linear = accumulator == Accumulator::Sum;
+        self.conditions.correction.is_some() && !is_linear || matches!(accumulator, Accumulator::Events(_))
+    }
+
+    /// The correction, which may change nothing.
+    pub(super) fn correction(&self) -> Arc<Correction> {
+        self.conditions.correction.clone().unwrap_or_else(|| Arc::new(Correction::none(self.detector)))
     }
 
     /// Pixels of patterns but sums.
@@ -398,6 +412,16 @@ impl Needs<'_> {
         self.column(Source::Binary(mask, of), kind, 0, offset)
     }
 
+    /// Events of single electrons.
+    pub(super) fn events(&mut self, window: Window) -> Sum {
+        self.column(Source::Events(window), ColumnKind::U64, 0, 0.0)
+    }
+
+    /// What is accumulated per pixel so far.
+    pub(super) fn patterns(&self) -> impl Iterator<Item = Accumulator> {
+        self.spec.patterns.iter().map(|wanted| wanted.accumulator)
+    }
+
     /// Sum over all pixels.
     pub(super) fn total(&mut self) -> Sum {
         let whole = Mask::whole(self.spec.detector);
@@ -451,6 +475,7 @@ impl Needs<'_> {
         match (old, new) {
             (Source::Binary(old, a), Source::Binary(new, b)) => a == b && same_mask(old, new),
             (Source::Real(old), Source::Real(new)) => same_mask(old, new),
+            (Source::Events(old), Source::Events(new)) => old == new,
             _ => false,
         }
     }

@@ -12,6 +12,7 @@ use serde_json::json;
 use crate::golden::{DETECTOR, NAV, array, data, folder, masks, npz, reduction};
 use crate::model::{Case, Dice, kinds};
 use crate::run::{Data, run_under, run_whole, run_whole_under, values};
+use crate::zip::members;
 
 fn image(detector: SigShape, weights: &[f64]) -> VirtualDetector {
     VirtualDetector::Image { height: detector.height, width: detector.width, weights: weights.to_vec() }
@@ -279,4 +280,77 @@ fn conditions_that_do_not_fit() {
     let chosen = Conditions { roi, ..Conditions::default() };
     assert!(matches!(made(&chosen, None), Err(PlanError::Roi { .. })));
     assert!(matches!(made(&chosen, Some(Scan::raster(NAV))), Err(PlanError::Roi { .. })));
+}
+
+/// Events of one frame as the reference counts them: a brighter neighbour, and one pixel that is too bright.
+#[test]
+fn events_like_the_reference() {
+    let Some(folder) = folder() else { return };
+    let file = std::fs::read(folder.join("expected_extra.npz")).expect("readable");
+    let member = |name: &str| members(&file).into_iter().find(|(known, _)| known == name).expect("a member").1;
+    let detector = SigShape { height: 12, width: 14 };
+    let frame = array(&member("count_frame.npy"));
+    let flags = member("count_events.npy");
+    let events: Vec<f64> = flags[flags.len() - 12 * 14..].iter().map(|&flag| f64::from(flag)).collect();
+    // Dark counts are about 20, with a standard deviation of 3: left where they are, and taken away.
+    let flaws = Flaws { dark: Some(vec![20.0; frame.len()]), ..Flaws::default() };
+    let correction = Some(Arc::new(Correction::new(detector, flaws).expect("valid")));
+    let dark = Conditions { correction, ..Conditions::default() };
+    let none = Conditions::default();
+    for (kind, conditions, above) in [("<u2", &none, 40), ("<f4", &none, 40), ("<u2", &dark, 20), ("<f4", &dark, 20)] {
+        let counted = reduction("counted", "counted", json!({ "above": above, "below": 200 }));
+        let pixel = ronchi_pipeline::PixelType::from_numpy_name(kind).expect("a type");
+        let data = Data { detector, pixel, frames: vec![frame.clone()] };
+        let images = run_whole_under(&data, &[counted], None, conditions);
+        assert_eq!(values(&images, "counted"), [3.0]);
+        assert_eq!(values(&images, "counted_pattern"), events);
+        let stored = images.image("counted_pattern").expect("a pattern").stored();
+        let got: Vec<f64> = stored.bytes.as_chunks().0.iter().map(|&bytes| u64::from_le_bytes(bytes) as f64).collect();
+        assert_eq!(got, events);
+    }
+}
+
+/// Whether a pixel is an event, looking at all others.
+fn is_event(frame: &[f64], width: usize, pixel: usize, window: std::ops::Range<f64>) -> bool {
+    let (y, x, height) = (pixel / width, pixel % width, frame.len() / width);
+    let counts = |value: f64| window.start < value && value < window.end;
+    let is_around =
+        |other: usize| other != pixel && (other / width).abs_diff(y) <= 1 && (other % width).abs_diff(x) <= 1;
+    let inside = y > 0 && x > 0 && y + 1 < height && x + 1 < width;
+    let mut others = (0..frame.len()).filter(|&other| is_around(other) && counts(frame[other]));
+    inside && counts(frame[pixel]) && others.all(|other| frame[other] < frame[pixel])
+}
+
+proptest! {
+    /// Events of frames as they come, in pieces of any order and with gaps, next to other reductions.
+    #[test]
+    fn events_like_the_model(seed in any::<u64>()) {
+        let pixel = ronchi_pipeline::PixelType::from_numpy_name("|u1").expect("a type");
+        let mut case = Case::new(pixel, seed);
+        case.scan = None;
+        case.regions.truncate(1);
+        case.regions[0] = case.data.detector.region();
+        case.present.truncate(1);
+        case.work.retain(|piece| piece.link == 0);
+        let mut list = case.reductions();
+        list.push(reduction("counted", "counted", json!({ "above": 40, "below": 230 })));
+        list.push(reduction("counted", "most", json!({ "above": 100, "pattern": false })));
+        let images = run_under(&case.data, &list, None, &case.regions, &case.work, &Conditions::default());
+        let (width, pixels) = (case.data.detector.width as usize, case.data.detector.pixel_count() as usize);
+        let mut pattern = vec![0.0; pixels];
+        let (counted, most) = (values(&images, "counted"), values(&images, "most"));
+        for (at, frame) in case.data.frames.iter().enumerate() {
+            if !case.present[0][at] {
+                prop_assert!(counted[at].is_nan());
+                continue;
+            }
+            let events = |window: std::ops::Range<f64>| (0..pixels).filter(move |&p| is_event(frame, width, p, window.clone()));
+            prop_assert_eq!(counted[at], events(40.0..230.0).count() as f64);
+            prop_assert_eq!(most[at], events(100.0..f64::INFINITY).count() as f64);
+            events(40.0..230.0).for_each(|pixel| pattern[pixel] += 1.0);
+        }
+        if case.present[0].contains(&true) {
+            prop_assert_eq!(values(&images, "counted_pattern"), pattern);
+        }
+    }
 }
