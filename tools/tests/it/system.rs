@@ -18,7 +18,7 @@ use ronchi_config::{
     DataPlan, Limits, LinkPlan, LivePlan, MerlinControlPlan, MerlinTrigger, Plan, ScanPlan, SourcePlan,
 };
 use ronchi_ingest::merlin::mpx_prefix;
-use ronchi_pipeline::reduce::{Reduction, VirtualDetector};
+use ronchi_pipeline::reduce::{Conditions, Correction, Flaws, Reduction, Roi, VirtualDetector};
 use ronchi_pipeline::{LinkCounters, NavShape, Region, SigShape};
 use ronchi_sinks::storage::{Depth, Reader, StorageError, verify};
 
@@ -50,7 +50,7 @@ pub(super) fn plan(directory: &Path, links: Vec<LinkPlan>) -> Plan {
         links,
         detector: None,
         scan: ScanPlan::default(),
-        conditions: ronchi_pipeline::reduce::Conditions::default(),
+        conditions: Conditions::default(),
         reductions: vec![
             Reduction::virtual_detector("adf", ring),
             Reduction::virtual_detector("bf", disk),
@@ -180,6 +180,41 @@ fn what_the_live_queue_skips_is_reduced_from_disk() {
     assert!(summary.frames.live_skipped > 0, "nothing was skipped: the test shows nothing");
     assert_eq!(summary.frames.backfilled, summary.frames.live_skipped);
     check_results(&summary.dataset.expect("recorded"), &[]);
+}
+
+/// Two frames per position, dark counts and chosen positions: results on disk are those of frames corrected one by one, also
+/// of those that the live queue skipped; positions with two frames have no 4-D view.
+#[test]
+fn repeats_and_conditions_reach_the_disk() {
+    let directory = tempfile::tempdir().expect("folder");
+    let simulator = MerlinSimulator::start(simulation(&[])).expect("simulator");
+    let mut plan = plan(directory.path(), vec![merlin(simulator.data_address)]);
+    let shape = NavShape { height: 12, width: 8 };
+    plan.scan = ScanPlan { shape: Some(shape), frames_per_position: 2, ..ScanPlan::default() };
+    let is_chosen = |position: usize| !position.is_multiple_of(3);
+    let flaws = Flaws { dark: Some(vec![0.25; 48 * 48]), ..Flaws::default() };
+    plan.conditions = Conditions {
+        correction: Some(Arc::new(Correction::new(DETECTOR, flaws).expect("valid"))),
+        roi: Roi::new(shape, (0..96).map(is_chosen).collect()).map(Arc::new),
+    };
+    plan.limits = Limits { live_queue_blocks: 1, reducer_count: 1, block_bytes: 4608, ..plan.limits };
+    let summary = record(plan);
+    assert!(summary.is_whole(), "{summary}");
+    let data_set = summary.dataset.expect("recorded");
+    check_frames(&data_set, &[]);
+    let synthesis = Synthesis::new(specimen()).expect("specimen");
+    let total = |frame| counts(&synthesis, frame).into_iter().map(f64::from).sum::<f64>();
+    let got: Vec<f64> = stored(&data_set, "total").into_iter().map(f64::from_bits).collect();
+    for (position, got) in got.iter().enumerate() {
+        let first = 2 * position as u64;
+        let want = total(first) + total(first + 1) - 2.0 * 0.25 * 48.0 * 48.0;
+        assert!(if is_chosen(position) { *got == want } else { got.is_nan() }, "{position}: {got} is not {want}");
+    }
+    assert_eq!(stored(&data_set, "valid"), (0..96).map(|position| u64::from(is_chosen(position))).collect::<Vec<_>>());
+    let scan = Reader::open(&data_set).expect("data set opens").manifest().scan.expect("a scan");
+    assert_eq!((scan.shape, scan.frames_per_position, scan.passes), ([12, 8], 2, 1));
+    assert!(data_set.join("scan.nxs").exists());
+    assert!(!data_set.join("scan.emd").exists() && !data_set.join("frames4d").exists());
 }
 
 /// Without recording the live queue waits: nothing is skipped, and no data set appears.
