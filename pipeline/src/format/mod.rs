@@ -18,6 +18,7 @@ pub mod hdf5;
 mod index;
 mod manifest;
 pub mod npy;
+pub mod packed12;
 mod zarr;
 
 pub use chunk_log::{CHUNK_RECORD_BYTES, ChunkRecord};
