@@ -62,7 +62,7 @@ impl CorrectedFrames {
                 self.bytes.clear();
                 self.bytes.extend(self.frame.iter().flat_map(|pixel| pixel.to_le_bytes()));
                 let one = Frames::new(0, &self.bytes, plan.pixel, plan.region).expect("one pixel for each of the tile");
-                self.kernel.reduce(plan, &one, &[0], patterns);
+                self.kernel.run(plan, &one, &[0], patterns);
             }
             let width = plan.region.width as usize;
             let mut windows = of.windows.iter();

@@ -13,7 +13,7 @@ use std::ops::AddAssign;
 /// Digits of a sum: digit `i` counts units of 2^(32 i - 192).
 pub(super) const DIGITS: usize = 12;
 /// Exponent of the lowest unit.
-const UNIT: i32 = -192;
+pub(super) const UNIT: i32 = -192;
 /// Additions a digit takes between two [`Exact::settle`]: each adds less than 2^32.
 pub(super) const ADDITIONS_MAX: u64 = 1 << 30;
 
@@ -87,15 +87,6 @@ impl Exact {
         self.digits[digit] += (value & 0xffff_ffff) as i64;
         self.digits[digit + 1] += (value >> 32 & 0xffff_ffff) as i64;
         self.digits[digit + 2] += (value >> 64) as i64;
-    }
-
-    /// Adds `other * factor`, exactly; `other` must be settled.
-    pub(super) fn add_multiple(&mut self, other: &Self, factor: u32) {
-        for (digit, &more) in self.digits.iter_mut().zip(&other.digits) {
-            *digit += more * i64::from(factor);
-        }
-        self.flags |= other.flags;
-        self.settle();
     }
 
     /// Brings the digits into their one normal form, each in `[-2^31, 2^31)` except the highest: equal sums are then

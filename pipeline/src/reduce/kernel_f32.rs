@@ -1,10 +1,13 @@
 //! The kernel for floating point pixels: every sum is exact ([`super::exact`]), so results do not depend on order.
 //!
 //! # Why this way
-//! Exactness first: about two integer additions per pixel and sum. A vectorised path for pixels that share an exponent
-//! range can come behind the same face.
+//! Exactness first. Weighted sums have their own kernel ([`super::dot_f32`]); squares and patterns cost about two integer
+//! additions per pixel.
 
-use super::exact::{Exact, scale};
+use pulp::{Arch, Simd, WithSimd};
+
+use super::dot_f32::FloatDots;
+use super::exact::Exact;
 use super::frames::Frames;
 use super::partial::Values;
 use super::patterns::{ExtremePattern, NO_KEY, Patterns, SquaresPattern, SumPattern, key_of};
@@ -19,23 +22,65 @@ const SQUARE_MAX: f64 = 7.3e47; // 2^159
 #[derive(Debug)]
 pub(super) struct Floats {
     row: Vec<f32>,
-    /// Per frame of the block: sums by slot, moments (y, x) by number, squares, counts, sums by real mask.
-    sums: Vec<Exact>,
-    moments: Vec<[Exact; 2]>,
+    /// Per frame of the block: squares and counts by number.
     squares: Vec<Exact>,
     counts: Vec<u64>,
-    real: Vec<Exact>,
+    dots: FloatDots,
+}
+
+/// One pass over a block: a type, because only this can be forced into the function that has the vector instructions.
+struct Pass<'a> {
+    kernel: &'a mut Floats,
+    plan: &'a ReducePlan,
+    frames: &'a Frames<'a>,
+    taken: &'a [usize],
+    patterns: &'a mut Patterns,
+}
+
+impl WithSimd for Pass<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, simd: S) {
+        self.kernel.reduce(simd, self.plan, self.frames, self.taken, self.patterns);
+    }
 }
 
 impl Floats {
     pub(super) fn new(plan: &ReducePlan) -> Self {
         let row = vec![0.0; plan.region.width as usize];
-        let (sums, moments, squares, counts, real) = Default::default();
-        Self { row, sums, moments, squares, counts, real }
+        Self { row, squares: Vec::new(), counts: Vec::new(), dots: FloatDots::new() }
     }
 
-    pub(super) fn reduce(&mut self, plan: &ReducePlan, frames: &Frames<'_>, taken: &[usize], patterns: &mut Patterns) {
-        self.clear(plan, taken.len());
+    /// Reduces the frames at positions `taken` with what the processor can do: patterns go to `patterns`, values stay for
+    /// [`Self::append`].
+    pub(super) fn run(&mut self, plan: &ReducePlan, frames: &Frames<'_>, taken: &[usize], patterns: &mut Patterns) {
+        Arch::new().dispatch(Pass { kernel: self, plan, frames, taken, patterns });
+    }
+
+    #[inline(always)]
+    fn reduce<S: Simd>(
+        &mut self,
+        simd: S,
+        plan: &ReducePlan,
+        frames: &Frames<'_>,
+        taken: &[usize],
+        patterns: &mut Patterns,
+    ) {
+        self.squares.clear();
+        self.squares.resize(taken.len() * plan.extras.squares.count, Exact::default());
+        self.counts.clear();
+        self.counts.resize(taken.len() * plan.extras.at_least.count, 0);
+        let bytes = (frames.bytes, frames.frame_bytes());
+        self.dots.multiply(simd, &plan.floats, bytes, plan.pixel.order, taken);
+        if !plan.accumulators.is_empty() || !plan.segments.is_empty() {
+            self.reduce_rows(plan, frames, taken, patterns);
+        }
+    }
+
+    /// Everything that is not a weighted sum.
+    #[inline(always)]
+    fn reduce_rows(&mut self, plan: &ReducePlan, frames: &Frames<'_>, taken: &[usize], patterns: &mut Patterns) {
         let (height, row_bytes) = (plan.region.height as usize, plan.region.width as usize * 4);
         for (frame, &position) in taken.iter().enumerate() {
             if let Some(SquaresPattern::Float(spread)) = &mut patterns.squares {
@@ -44,65 +89,14 @@ impl Floats {
             let bytes = &frames.bytes[position * height * row_bytes..][..height * row_bytes];
             for (y, bytes) in bytes.chunks_exact(row_bytes).enumerate() {
                 decode(bytes, plan.pixel.order, &mut self.row);
-                self.sum_row(plan, frame, y);
+                for segment in plan.segments.row(y) {
+                    self.add_extras(plan, frame, segment);
+                }
                 add_to_patterns(&self.row, y, patterns);
             }
             if let Some(SumPattern::Float(sum)) = &mut patterns.sum {
                 sum.added_frame();
             }
-        }
-    }
-
-    fn clear(&mut self, plan: &ReducePlan, frame_count: usize) {
-        fn zeros<T: Default + Clone>(values: &mut Vec<T>, count: usize) {
-            values.clear();
-            values.resize(count, T::default());
-        }
-        zeros(&mut self.sums, frame_count * plan.slot_count);
-        zeros(&mut self.moments, frame_count * plan.extras.moments.count);
-        zeros(&mut self.squares, frame_count * plan.extras.squares.count);
-        zeros(&mut self.counts, frame_count * plan.extras.at_least.count);
-        zeros(&mut self.real, frame_count * plan.real.len());
-    }
-
-    fn sum_row(&mut self, plan: &ReducePlan, frame: usize, y: usize) {
-        for segment in plan.segments.row(y) {
-            let mut sum = Exact::default();
-            self.row[segment.x0 as usize..segment.x1 as usize].iter().for_each(|&pixel| sum.add_f32(pixel));
-            sum.settle();
-            for &slot in plan.segments.members(segment) {
-                self.sums[frame * plan.slot_count + slot as usize] += &sum;
-            }
-            self.add_moments(plan, frame, segment, &sum, y);
-            self.add_extras(plan, frame, segment);
-        }
-        for (mask, sum) in plan.real.iter().zip(&mut self.real[frame * plan.real.len()..]) {
-            let weights = mask.weights().unwrap_or_default();
-            let weights = &weights[y * self.row.len()..][..self.row.len()];
-            for (&weight, &pixel) in weights.iter().zip(&self.row).filter(|&(&weight, _)| weight != 0.0) {
-                // Rounded once per pixel, the same in every tile; the sum of the products is exact.
-                sum.add_f64(scale(weight, -mask.exponent()) * f64::from(pixel));
-            }
-            sum.settle();
-        }
-    }
-
-    fn add_moments(&mut self, plan: &ReducePlan, frame: usize, segment: &Segment, sum: &Exact, y: usize) {
-        let numbers = &plan.extras.moments;
-        let wanted = |slot: &u32| numbers.of(*slot).is_some();
-        if !plan.segments.members(segment).iter().any(wanted) {
-            return;
-        }
-        let mut moment = Exact::default();
-        for x in segment.x0..segment.x1 {
-            // Exact: 16 + 24 bits.
-            moment.add_f64(f64::from(plan.region.x + x) * f64::from(self.row[x as usize]));
-        }
-        moment.settle();
-        for number in plan.segments.members(segment).iter().filter_map(|&slot| numbers.of(slot)) {
-            let [moment_y, moment_x] = &mut self.moments[frame * numbers.count + number];
-            moment_y.add_multiple(sum, plan.region.y + y as u32);
-            *moment_x += &moment;
         }
     }
 
@@ -134,14 +128,11 @@ impl Floats {
         let extras = &plan.extras;
         for frame in 0..frame_count {
             match place {
-                Place::Sum(slot) => out.push_exact(self.sums[frame * plan.slot_count + slot]),
-                Place::MomentY(number) => out.push_exact(self.moments[frame * extras.moments.count + number][0]),
-                Place::MomentX(number) => out.push_exact(self.moments[frame * extras.moments.count + number][1]),
+                Place::Dot(number) => out.push_exact(self.dots.totals(frame)[number]),
                 Place::Squares(number) => out.push_exact(self.squares[frame * extras.squares.count + number]),
                 Place::AtLeast(number) => {
                     out.push_integer(u128::from(self.counts[frame * extras.at_least.count + number]));
                 }
-                Place::Real(mask) => out.push_exact(self.real[frame * plan.real.len() + mask]),
             }
         }
     }

@@ -27,7 +27,8 @@ enum Weights {
     /// Half-open runs `[x0, x1)` of row `y` are `runs[starts[y]..starts[y + 1]]`; ascending, never touching.
     Binary { starts: Vec<usize>, runs: Vec<(u32, u32)> },
     /// All weights of the whole mask are smaller in magnitude than `2^exponent`.
-    Real { weights: Vec<f64>, exponent: i32 },
+    /// What all tiles of it must agree on is found once, when it is made.
+    Real { weights: Vec<f64>, exponent: i32, is_single: bool },
 }
 
 /// Why a virtual detector has no mask.
@@ -184,11 +185,6 @@ impl Mask {
         Self::from_rows(detector, |_, runs| runs.push((0, detector.width)))
     }
 
-    /// Whether every pixel of the region has weight 1.
-    pub(super) fn is_whole(&self) -> bool {
-        self.is_binary() && self.pixel_count() == self.region.pixel_count()
-    }
-
     /// The part of the detector this mask covers; the whole detector unless cropped.
     pub fn region(&self) -> Region {
         self.region
@@ -221,6 +217,12 @@ impl Mask {
             Weights::Binary { .. } => 1,
             Weights::Real { exponent, .. } => exponent,
         }
+    }
+
+    /// Whether a resolution of 2^-28 of two to the power of [`Self::exponent`] serves as well as single precision, which the
+    /// weights are given in; the same for all tiles of a mask.
+    pub(super) fn is_single(&self) -> bool {
+        matches!(self.weights, Weights::Real { is_single: true, .. })
     }
 
     /// Pixels whose weight is not 0.
@@ -263,11 +265,11 @@ impl Mask {
                     runs.extend(cut_runs.map(|(x0, x1)| (x0 - x, x1 - x)));
                 })
             }
-            Weights::Real { weights, exponent } => {
+            Weights::Real { weights, exponent, is_single } => {
                 let rows = weights.chunks_exact(self.region.width as usize);
                 let rows = rows.skip(y as usize).take(region.height as usize);
                 let weights = rows.flat_map(|row| &row[x as usize..end as usize]).copied().collect();
-                Weights::Real { weights, exponent: *exponent }
+                Weights::Real { weights, exponent: *exponent, is_single: *is_single }
             }
         };
         Some(Self { region, weights })
@@ -280,11 +282,11 @@ impl Mask {
         if mask.pixel_count() == 0 { Err(MaskError::Empty { height, width }) } else { Ok(mask) }
     }
 
-    /// A real mask of given weights, whatever they are; C order over the detector, finite.
+    /// A real mask of given weights in double precision, whatever they are; C order over the detector, finite.
     pub(super) fn real(detector: SigShape, weights: Vec<f64>) -> Self {
         let largest = weights.iter().fold(0.0_f64, |largest, weight| largest.max(weight.abs()));
         let exponent = if largest > 0.0 { exponent_above(largest) } else { 0 };
-        Self { region: detector.region(), weights: Weights::Real { weights, exponent } }
+        Self { region: detector.region(), weights: Weights::Real { weights, exponent, is_single: false } }
     }
 
     fn from_rows(detector: SigShape, row: impl FnMut(u32, &mut Vec<(u32, u32)>)) -> Self {
@@ -462,7 +464,20 @@ fn image(detector: SigShape, (height, width): (u32, u32), weights: &[f64]) -> Re
         let selected = |y: f64, x: f64| weights[y as usize * width as usize + x as usize] == 1.0;
         return Ok(Mask::where_true(detector, selected));
     }
-    Ok(Mask::real(detector, weights.to_vec()))
+    let mut mask = Mask::real(detector, weights.to_vec());
+    if let Weights::Real { exponent, is_single: single, .. } = &mut mask.weights {
+        *single = is_single(weights, *exponent);
+    }
+    Ok(mask)
+}
+
+/// Whether weights are single precision numbers, and rounding each to 2^-28 times `2^exponent` loses no more of their sum than
+/// single precision does: 2^-24 of it.
+fn is_single(weights: &[f64], exponent: i32) -> bool {
+    let single = weights.iter().all(|&weight| f64::from(weight as f32) == weight);
+    let count = weights.iter().filter(|&&weight| weight != 0.0).count() as f64;
+    let sum: f64 = weights.iter().map(|&weight| scale(weight, -exponent).abs()).sum();
+    single && count * 2.0_f64.powi(-29) <= sum * 2.0_f64.powi(-24)
 }
 
 /// Smallest exponent whose power of two exceeds a positive finite number.

@@ -15,6 +15,9 @@
 mod conditions;
 mod corrected;
 mod correction;
+mod digits;
+mod dot;
+mod dot_f32;
 mod epoch;
 mod events;
 mod exact;
@@ -31,11 +34,12 @@ mod partial;
 mod patterns;
 mod plan;
 mod reducer;
+mod rows;
 mod segments;
 mod spec;
 mod store;
+mod vector;
 mod versions;
-mod weights;
 mod whole;
 
 pub use conditions::{Conditions, Roi};

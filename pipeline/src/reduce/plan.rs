@@ -4,12 +4,14 @@ use std::sync::Arc;
 
 use super::conditions::{Conditions, Roi};
 use super::corrected::Corrected;
+use super::digits::{FixedMasks, Weighted};
+use super::dot::magnitude_max;
+use super::dot_f32::FloatRows;
 use super::kinds::Reduction;
 use super::mask::Mask;
 use super::patterns::Accumulator;
 use super::segments::{Extra, Segments};
 use super::spec::{Column, ColumnKind, Of, PlanError, Source, Spec};
-use super::weights::FixedMask;
 use crate::{ByteOrder, FrameIndex, PixelKind, PixelType, Region, Scan, SigShape};
 
 /// Everything a [`super::Reducer`] needs to know, immutable, shared by all reducers of a link.
@@ -18,18 +20,13 @@ pub struct ReducePlan {
     pub(super) region: Region,
     pub(super) pixel: PixelType,
     pub(super) part: Arc<Part>,
-    /// Binary masks, by slot.
+    /// Binary masks of which more is wanted than weighted sums, by slot.
     pub(super) segments: Segments,
-    pub(super) slot_count: usize,
-    /// The slot of the mask that selects every pixel, where its moments are wanted: they are taken row by row.
-    pub(super) whole_moments: Option<u32>,
-    /// What is wanted of some slots beside their sums.
+    /// What is wanted of some slots.
     pub(super) extras: Extras,
-    /// Whether any segment has something of the kind.
-    pub(super) has_extras: bool,
-    /// Real masks for integer pixels (`fixed`) and for floating point pixels (`real`), by slot; one of them is empty.
-    pub(super) fixed: Vec<FixedMask>,
-    pub(super) real: Vec<Mask>,
+    /// Weighted sums of integer pixels (`fixed`) and of floating point pixels (`floats`); one of them is empty.
+    pub(super) fixed: FixedMasks,
+    pub(super) floats: FloatRows,
     /// For every column, where the kernel leaves its value; `None` for the next column of the corrected frames.
     pub(super) places: Vec<Option<Place>>,
     pub(super) accumulators: Vec<Accumulator>,
@@ -60,10 +57,9 @@ impl Part {
     }
 }
 
-/// For every slot, its number among those of which something more than the sum is wanted.
+/// For every slot, its number among those of which something is wanted.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Extras {
-    pub(super) moments: Numbered,
     pub(super) squares: Numbered,
     /// With the lowest value that counts.
     pub(super) at_least: Numbered,
@@ -102,17 +98,12 @@ impl Numbered {
 /// Where a kernel leaves the value of a column.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Place {
-    /// Sum of a slot.
-    Sum(usize),
-    /// Moments, by number.
-    MomentY(usize),
-    MomentX(usize),
+    /// Weighted sum, by number.
+    Dot(usize),
     /// Sum of squares, by number.
     Squares(usize),
     /// Count, by number.
     AtLeast(usize),
-    /// Number of a real mask.
-    Real(usize),
 }
 
 impl ReducePlan {
@@ -171,48 +162,47 @@ impl ReducePlan {
         let detector = spec.detector;
         // Cannot fail: the mask covers the detector, and the region fits it.
         let cropped = |mask: usize| spec.masks[mask].crop(region).ok_or(PlanError::Region { region, detector });
-        let mut masks = Masks::default();
+        let (mut masks, mut dots) = (Masks::default(), Vec::new());
         let mut extras = Extras::default();
         let mut places = Vec::new();
         for column in columns {
-            places.push(match column.source {
-                Source::Real(mask) => {
-                    masks.real.push(cropped(mask)?);
-                    Some(Place::Real(masks.real.len() - 1))
+            let (mask, of) = match column.source {
+                Source::Real(mask) => (mask, None),
+                Source::Binary(mask, of) => (mask, Some(of)),
+                Source::Events(_) => {
+                    places.push(None); // Counted beside the kernel.
+                    continue;
                 }
-                Source::Binary(mask, of) => {
+            };
+            places.push(Some(match of {
+                Some(of @ (Of::Squares | Of::AtLeast(_))) => {
                     let threshold = if let Of::AtLeast(value) = of { Some(value.to_bits()) } else { None };
-                    let slot = masks.slot(mask, threshold, || cropped(mask))?;
-                    Some(extras.place(slot, of))
+                    extras.place(masks.slot(mask, threshold, || cropped(mask))?, threshold.map(f64::from_bits))
                 }
-                Source::Events(_) => None, // Counted beside the kernel.
-            });
+                of => {
+                    dots.push((cropped(mask)?, of));
+                    Place::Dot(dots.len() - 1)
+                }
+            }));
         }
-        let whole_moments = (0..masks.binary.len() as u32)
-            .find(|&slot| extras.moments.of(slot).is_some() && masks.binary[slot as usize].is_whole());
         let extra_of = |slot: u32| Extra {
-            moments: extras.moments.of(slot).is_some() && whole_moments != Some(slot),
             squares: extras.squares.of(slot).is_some(),
             at_least: extras.at_least.of(slot).is_some(),
         };
-        let has_extras = (0..masks.binary.len() as u32).any(|slot| extra_of(slot) != Extra::default());
         let segments = Segments::new(&masks.binary, region, extra_of);
-        let needs_all = !accumulators.is_empty() || !masks.real.is_empty();
+        let weighted: Vec<_> = dots.iter().map(|(mask, of)| weighted(mask, *of)).collect();
+        let (integers, floats) = if pixel.is_integer() { (&weighted[..], &[][..]) } else { (&[][..], &weighted[..]) };
+        let needs_all = !accumulators.is_empty();
         let columns_of = |y| if needs_all { (0, region.width) } else { segments.span(y) };
-        let fixed =
-            if pixel.is_integer() { masks.real.drain(..).map(|m| FixedMask::new(&m)).collect() } else { vec![] };
         Ok(Self {
             region,
             pixel,
             part: Arc::new(Part::of(&[], columns)),
             columns_of_row: (0..region.height as usize).map(columns_of).collect(),
             segments,
-            slot_count: masks.binary.len(),
-            whole_moments,
             extras,
-            has_extras,
-            fixed,
-            real: masks.real,
+            fixed: FixedMasks::new(integers, magnitude_max(pixel.kind)),
+            floats: FloatRows::of(floats, region),
             places,
             accumulators,
             corrected: None,
@@ -259,7 +249,6 @@ impl ReducePlan {
 #[derive(Debug, Default)]
 struct Masks {
     binary: Vec<Mask>,
-    real: Vec<Mask>,
     /// Number in the list and threshold, if it is used, of each slot.
     slots: Vec<(usize, Option<u64>)>,
 }
@@ -288,19 +277,23 @@ impl Masks {
 }
 
 impl Extras {
-    fn place(&mut self, slot: usize, of: Of) -> Place {
-        match of {
-            Of::Pixels => Place::Sum(slot),
-            Of::MomentY => Place::MomentY(self.moments.number(slot)),
-            Of::MomentX => Place::MomentX(self.moments.number(slot)),
-            Of::Squares => Place::Squares(self.squares.number(slot)),
-            Of::AtLeast(threshold) => {
-                let number = self.at_least.number(slot);
-                if number == self.thresholds.len() {
-                    self.thresholds.push(threshold);
-                }
-                Place::AtLeast(number)
-            }
+    /// Of a slot, its squares, or how many pixels reach a threshold.
+    fn place(&mut self, slot: usize, threshold: Option<f64>) -> Place {
+        let Some(threshold) = threshold else { return Place::Squares(self.squares.number(slot)) };
+        let number = self.at_least.number(slot);
+        if number == self.thresholds.len() {
+            self.thresholds.push(threshold);
         }
+        Place::AtLeast(number)
+    }
+}
+
+/// What a column sums over a mask; `None` is of the weights of a real one.
+fn weighted(mask: &Mask, of: Option<Of>) -> Weighted<'_> {
+    match of {
+        None => Weighted::Real(mask),
+        Some(Of::MomentY) => Weighted::Rows(mask),
+        Some(Of::MomentX) => Weighted::Columns(mask),
+        Some(_) => Weighted::Pixels(mask),
     }
 }

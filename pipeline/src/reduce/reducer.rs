@@ -11,7 +11,7 @@
 
 use std::sync::Arc;
 
-use pulp::{Arch, Simd, WithSimd};
+use pulp::NullaryFnOnce;
 
 use super::corrected::CorrectedFrames;
 use super::frames::Frames;
@@ -20,6 +20,7 @@ use super::kernel_f32::Floats;
 use super::partial::Partial;
 use super::patterns::Patterns;
 use super::plan::ReducePlan;
+use super::vector::{Machine, Multiply};
 use crate::{ByteOrder, PixelKind};
 
 /// Frames reduced in one go: sums over frames of that many stay in 32 bits, see `Pixel::LOW_FRAMES`.
@@ -51,7 +52,7 @@ const FRAMES_MAX: usize = 65_536;
 #[derive(Debug)]
 pub struct Reducer {
     plan: Arc<ReducePlan>,
-    arch: Arch,
+    machine: Machine,
     kernel: Kernel,
     corrected: Option<CorrectedFrames>,
     taken: Vec<usize>,
@@ -69,20 +70,38 @@ enum Kernel {
 
 /// One pass over a block. A type rather than a closure, because only this can be forced into the dispatching function
 /// that has the vector instructions; anything left outside of it is compiled without them.
-struct Pass<'a, P: Pixel, const BIG: bool> {
+struct Pass<'a, P: Pixel, V, const BIG: bool> {
     kernel: &'a mut Integers<P>,
+    vector: V,
+    block: Work<'a>,
+}
+
+/// What a kernel is given.
+struct Work<'a> {
     plan: &'a ReducePlan,
     frames: &'a Frames<'a>,
     taken: &'a [usize],
     patterns: &'a mut Patterns,
 }
 
-impl<P: Pixel, const BIG: bool> WithSimd for Pass<'_, P, BIG> {
+impl<P: Pixel, V: Multiply, const BIG: bool> NullaryFnOnce for Pass<'_, P, V, BIG> {
     type Output = ();
 
     #[inline(always)]
-    fn with_simd<S: Simd>(self, _: S) {
-        self.kernel.reduce::<BIG>(self.plan, self.frames, self.taken, self.patterns);
+    fn call(self) {
+        let Work { plan, frames, taken, patterns } = self.block;
+        self.kernel.reduce::<BIG>(self.vector, plan, frames, taken, patterns);
+    }
+}
+
+/// Runs a kernel with what the processor can do.
+fn dispatch<P: Pixel, const BIG: bool>(machine: Machine, kernel: &mut Integers<P>, block: Work<'_>) {
+    match machine {
+        Machine::Plain(vector) => vector.run(Pass::<P, _, BIG> { kernel, vector, block }),
+        #[cfg(target_arch = "x86_64")]
+        Machine::Avx2(vector) => vector.run(Pass::<P, _, BIG> { kernel, vector, block }),
+        #[cfg(target_arch = "x86_64")]
+        Machine::Vnni(vector) => vector.run(Pass::<P, _, BIG> { kernel, vector, block }),
     }
 }
 
@@ -97,7 +116,7 @@ impl Reducer {
             PixelKind::F32 => Kernel::F32(Floats::new(&plan)),
         };
         let corrected = plan.corrected.as_ref().map(|corrected| CorrectedFrames::new(corrected));
-        Self { plan, arch: Arch::new(), kernel, corrected, taken: Vec::new(), partial, patterns }
+        Self { plan, machine: Machine::best(), kernel, corrected, taken: Vec::new(), partial, patterns }
     }
 
     /// The plan it follows.
@@ -133,16 +152,20 @@ impl Reducer {
 
     /// One dispatch per block on pixel type, byte order and processor.
     fn run(&mut self, frames: &Frames<'_>) {
-        let Self { plan, arch, kernel, taken, patterns, .. } = self;
-        let (plan, taken) = (&**plan, &taken[..]);
-        let big = plan.pixel.order == ByteOrder::Big;
+        let Self { plan, machine, kernel, taken, patterns, .. } = self;
+        let (machine, big) = (*machine, plan.pixel.order == ByteOrder::Big);
+        if let Kernel::F32(kernel) = kernel {
+            kernel.run(plan, frames, taken, patterns);
+            return;
+        }
+        let block = Work { plan, frames, taken, patterns };
         match kernel {
-            Kernel::U8(kernel) => arch.dispatch(Pass::<_, false> { kernel, plan, frames, taken, patterns }),
-            Kernel::U16(kernel) if big => arch.dispatch(Pass::<_, true> { kernel, plan, frames, taken, patterns }),
-            Kernel::U16(kernel) => arch.dispatch(Pass::<_, false> { kernel, plan, frames, taken, patterns }),
-            Kernel::U32(kernel) if big => arch.dispatch(Pass::<_, true> { kernel, plan, frames, taken, patterns }),
-            Kernel::U32(kernel) => arch.dispatch(Pass::<_, false> { kernel, plan, frames, taken, patterns }),
-            Kernel::F32(kernel) => kernel.reduce(plan, frames, taken, patterns),
+            Kernel::U8(kernel) => dispatch::<_, false>(machine, kernel, block),
+            Kernel::U16(kernel) if big => dispatch::<_, true>(machine, kernel, block),
+            Kernel::U16(kernel) => dispatch::<_, false>(machine, kernel, block),
+            Kernel::U32(kernel) if big => dispatch::<_, true>(machine, kernel, block),
+            Kernel::U32(kernel) => dispatch::<_, false>(machine, kernel, block),
+            Kernel::F32(_) => {} // Above.
         }
     }
 

@@ -1,5 +1,5 @@
-//! Segments: rows of a tile cut where any binary mask begins or ends, so that every pixel is added up once however many
-//! masks hold it.
+//! Segments: rows of a tile cut where any binary mask begins or ends, so that every pixel is looked at once however many
+//! masks hold it. For what is not a weighted sum of pixels; those are made by [`super::dot`].
 
 use std::collections::HashMap;
 
@@ -13,17 +13,15 @@ pub(super) struct Segment {
     pub(super) x0: u32,
     /// Column after the last.
     pub(super) x1: u32,
-    /// What any of its masks wants beside the sum.
+    /// What any of its masks wants.
     pub(super) extra: Extra,
     /// Where its masks are listed.
     members: (u32, u32),
 }
 
-/// What is wanted of a slot, or of any slot of a segment, beside the sum of its pixels.
+/// What is wanted of a slot, or of any slot of a segment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(super) struct Extra {
-    /// Row and column moments.
-    pub(super) moments: bool,
     /// Sum of squares.
     pub(super) squares: bool,
     /// How many pixels reach a threshold.
@@ -79,7 +77,6 @@ impl Segments {
         }
         let mut extra = Extra::default();
         for &slot in &set {
-            extra.moments |= extras[slot as usize].moments;
             extra.squares |= extras[slot as usize].squares;
             extra.at_least |= extras[slot as usize].at_least;
         }
@@ -89,6 +86,11 @@ impl Segments {
             (start, self.members.len() as u32)
         });
         self.segments.push(Segment { x0, x1, extra, members });
+    }
+
+    /// Whether no pixel belongs to any mask.
+    pub(super) fn is_empty(&self) -> bool {
+        self.segments.is_empty()
     }
 
     /// Segments of row `y` of the tile, left to right.
@@ -106,7 +108,7 @@ impl Segments {
         }
     }
 
-    /// Slots that get the sum of a segment.
+    /// Slots that get what is found in a segment.
     #[inline(always)]
     pub(super) fn members(&self, segment: &Segment) -> &[u32] {
         &self.members[segment.members.0 as usize..segment.members.1 as usize]
