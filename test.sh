@@ -84,6 +84,7 @@ if step release cargo build --release --locked --workspace; then
   fi
   if cargo run --release --locked -q -p ronchi-benches -- e2e --help >/dev/null 2>&1; then
     step bench-smoke cargo run --release --locked -q -p ronchi-benches -- e2e --quick
+    step bench-reduce cargo run --release --locked -q -p ronchi-benches -- reduce --quick
   else
     results+=("bench-smoke    skipped there is no e2e benchmark")
   fi

@@ -12,6 +12,7 @@ use anyhow::{Context, Result};
 use ronchi_pipeline::Pool;
 
 use crate::children::Simulator;
+use crate::processor;
 
 const GIB: usize = 1 << 30;
 
@@ -80,12 +81,11 @@ fn write_blocks(file: &File, total_bytes: u64, block_bytes: usize, depth: u32) -
 
 /// Rate at which one thread reads memory that is far larger than the caches, in bytes/s; best of three passes.
 pub(crate) fn memory_read() -> Result<f64> {
-    let words = vec![0x0101_0101_0101_0101_u64; GIB / 8];
+    let bytes = vec![1_u8; GIB];
     let best = (0..3)
         .map(|_| {
             let started = Instant::now();
-            let sum = words.chunks_exact(8).fold([0_u64; 8], |sums, chunk| std::array::from_fn(|i| sums[i] ^ chunk[i]));
-            std::hint::black_box(sum);
+            std::hint::black_box(processor::read(&bytes));
             started.elapsed()
         })
         .min()

@@ -4,8 +4,10 @@
 
 mod children;
 mod e2e;
+mod file;
 mod latency;
 mod limits;
+mod processor;
 mod reduce;
 mod storage;
 mod subscribers;
@@ -22,8 +24,10 @@ enum Bench {
     Latency(latency::Latency),
     /// Ingest rate with and without a subscriber that has stopped reading.
     Subscribers(subscribers::Subscribers),
-    /// Rate of the reduction kernels on one core.
+    /// Rate of the reduction kernels, as shares of what memory and processor allow.
     Reduce(reduce::Reduce),
+    /// Rate of reducing a file of raw frames.
+    File(file::FileBench),
     /// Rates of writing and reading, against fio and against memory.
     Storage(storage::Storage),
     /// Throughput of tile streams, as pixels and compressed.
@@ -36,6 +40,7 @@ fn main() -> anyhow::Result<()> {
         Bench::Latency(bench) => bench.run(),
         Bench::Subscribers(bench) => bench.run(),
         Bench::Reduce(bench) => bench.run(),
+        Bench::File(bench) => bench.run(),
         Bench::Storage(bench) => bench.run(),
         Bench::Tiles(bench) => bench.run(),
     }
