@@ -176,7 +176,9 @@ def test_while_it_is_written(folder, frames):
         manifest = json.loads((data_set / "zarr.json").read_text())
         come_to(data_set, 42, "complete")
         manifest["attributes"]["ronchi"]["state"] = "complete"
-        (data_set / "zarr.json").write_text(json.dumps(manifest))
+        # All at once, as the receiver does: `reprocess` may read it at any moment.
+        (data_set / "zarr.json.part").write_text(json.dumps(manifest))
+        (data_set / "zarr.json.part").rename(data_set / "zarr.json")
         assert process.wait(30) == 0, process.log()
         summary = json.loads(process.stdout())
     if summary["condition"] == "complete":  # Else it looked between the lock and the manifest, as at one that has died.
