@@ -11,7 +11,7 @@
 //! - I3: a frame that is damaged is in no result; it is counted, and the exit code says so.
 //!
 //! # Limits
-//! [`IMAGES_BYTES_MAX`] of results; a reader of at most 69 MiB, or of one chunk where that is larger, per thread.
+//! `IMAGES_BYTES_MAX` of results; a reader of at most 69 MiB, or of one chunk where that is larger, per thread.
 
 mod keep;
 mod outcome;
