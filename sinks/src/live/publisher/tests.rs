@@ -34,9 +34,12 @@ fn receive(socket: &zmq::Socket) -> (String, Header, Option<Vec<f64>>) {
     (String::from_utf8(parts[0].clone()).expect("ASCII"), header, values)
 }
 
-/// Messages until one of this kind comes.
+/// Messages until one of this kind comes; heartbeats alone do not go on for ever.
 fn receive_until(socket: &zmq::Socket, kind: Kind) {
-    while receive(socket).1.kind != kind {}
+    let deadline = Instant::now() + Duration::from_secs(60);
+    while receive(socket).1.kind != kind {
+        assert!(Instant::now() < deadline, "no message of kind {kind:?} among others");
+    }
 }
 
 /// A subscriber that comes late gets the whole image at once, then rows, then the end; and holds the image exactly.
