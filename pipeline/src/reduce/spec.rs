@@ -75,6 +75,12 @@ pub enum PlanError {
         /// Results asked for.
         count: usize,
     },
+    /// Two accumulators of which a plan keeps one: histograms with other bins, or counts of electrons with other thresholds.
+    #[error("two different {what} are asked for, and only one is kept: leave one out")]
+    OneOnly {
+        /// What there are two of.
+        what: &'static str,
+    },
     /// Too many numbers per scan position.
     #[error("{count} numbers per scan position, at most {COLUMNS_MAX} are kept")]
     TooManyColumns {
@@ -256,6 +262,14 @@ impl Spec {
                 }
                 self.results.push(output);
             }
+        }
+        let count =
+            |of: fn(&Accumulator) -> bool| self.patterns.iter().filter(|wanted| of(&wanted.accumulator)).count();
+        if count(|accumulator| matches!(accumulator, Accumulator::Histogram(_))) > 1 {
+            return Err(PlanError::OneOnly { what: "histograms" });
+        }
+        if count(|accumulator| matches!(accumulator, Accumulator::Events(_))) > 1 {
+            return Err(PlanError::OneOnly { what: "counts of electrons" });
         }
         if self.results.len() > RESULTS_MAX {
             return Err(PlanError::TooManyResults { count: self.results.len() });
@@ -550,6 +564,18 @@ mod tests {
         assert_eq!(kinds(16384, PixelKind::U16), [ColumnKind::U64; 3]);
         assert_eq!(kinds(16, PixelKind::F32), [ColumnKind::Exact; 3]);
         assert!(spec(&all, 16385, PixelKind::U8).is_err());
+    }
+
+    /// Of two histograms with other bins one would stand for both: they are refused; equal ones share their bins.
+    #[test]
+    fn one_histogram() {
+        let histogram = |name: &str, bins: u32| {
+            let parameters = serde_json::json!({ "bins": bins }).as_object().cloned().unwrap_or_default();
+            Reduction::parse("histogram", Some(name), parameters).expect("parameters")
+        };
+        let two = spec(&[histogram("a", 16), histogram("b", 32)], 8, PixelKind::U16);
+        assert_eq!(two.err(), Some(PlanError::OneOnly { what: "histograms" }));
+        assert!(spec(&[histogram("a", 16), histogram("b", 16)], 8, PixelKind::U16).is_ok());
     }
 
     /// What two lists share keeps id and epoch; what comes anew begins a new epoch, also under an old name.

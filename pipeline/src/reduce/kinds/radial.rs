@@ -28,6 +28,9 @@ pub(super) struct Radial {
     sum: bool,
 }
 
+/// Most bytes of the weights of all rings of one reduction, before they are made.
+const MASKS_BYTES_MAX: u64 = 1 << 30;
+
 /// Rings of equal width.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Rings {
@@ -55,6 +58,10 @@ impl Rings {
         let count = bins.map_or(((outer - inner).ceil()) as usize, |bins| bins as usize);
         if !(1..=COLUMNS_MAX).contains(&count) {
             return Err(wrong(name, "bins", count, format!("1 to {COLUMNS_MAX}")));
+        }
+        let masks_max = MASKS_BYTES_MAX / (8 * detector.pixel_count()).max(1);
+        if count as u64 > masks_max {
+            return Err(wrong(name, "bins", count, format!("at most {masks_max} on a detector of this size")));
         }
         Ok(Self { centre, inner, width: (outer - inner) / count as f64, count })
     }
