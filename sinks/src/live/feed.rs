@@ -8,8 +8,8 @@
 //! - I1: a subscriber that got an `array` and every later message of that topic holds, after each message, exactly the
 //!   image as it was when that message was made.
 //! - I2: `seq` grows by one per message of a topic, so a lost message shows as a hole, and the next `array` heals it.
-//! - I3: a result that changes gets an `array` at least every `keyframe_interval`, one when its geometry changes, and
-//!   one at the end, before `end`.
+//! - I3: a result gets an `array` when it begins, when its geometry changes, at least every `keyframe_interval` while it
+//!   changes, and at the end, before `end`.
 //! - I4: nothing is copied for topics nobody subscribes to.
 //!
 //! # Limits
@@ -139,9 +139,10 @@ enum Due {
 }
 
 impl ResultTrack {
+    /// Who wants it already asks for it as it is: a subscription may come before the first look at the acquisition.
     fn new(topic: Topic) -> Self {
         Self {
-            topic,
+            topic: Topic { asked: topic.wanted, ..topic },
             version: 0,
             config: 0,
             resume_at: None,

@@ -179,6 +179,17 @@ fn subscribers_get_the_present_state() {
     assert!(messages.is_empty(), "{:?}", kinds(&messages));
 }
 
+/// Who subscribes before the first look at an acquisition gets its image, although nothing has changed in it.
+#[test]
+fn an_early_subscriber_gets_the_image() {
+    let board = board_of(acquisition(1, vec![FakePicture::new("ring", &[10, 3])]));
+    let mut feed = Feed::new(Pace::default(), Interest::default());
+    feed.subscribed(b"v1/");
+    let messages = feed.collect(&board, Instant::now()).messages;
+    let expected = [("ring", Kind::Array), ("state", Kind::State), ("heartbeat", Kind::Heartbeat)];
+    assert_eq!(kinds(&messages), expected);
+}
+
 /// Heartbeats come once per second, name the newest messages, and also come while there is nothing to show.
 #[test]
 fn heartbeats() {
