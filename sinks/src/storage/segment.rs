@@ -104,6 +104,8 @@ pub(super) struct Segment {
     /// Which volume holds it; at most 16 are configured.
     pub(super) volume: usize,
     frames: Vec<FrameState>,
+    /// Frames that are durable and not yet counted as such by the tile.
+    pub(super) uncounted: u64,
     crcs: Vec<u32>,
     chunks: Vec<Option<u32>>,
     dirty_chunks: Vec<bool>,
@@ -151,6 +153,7 @@ impl Segment {
             file,
             volume,
             frames: vec![FrameState::Absent; frames],
+            uncounted: 0,
             crcs: vec![0; frames],
             chunks: vec![None; chunks],
             dirty_chunks: vec![false; chunks],

@@ -8,7 +8,7 @@
 //! - I4: the durable watermark passes a frame that was lost only when its row says so durably: it may have said otherwise.
 //! - I5: table and log only describe: when the disk refuses them, the tile ends as failed, but pixels are recorded on.
 //! - I6: from then on the durable watermark stands still until the end: after a power cut nothing might prove such a frame
-//!   before its segment is sealed.
+//!   before its segment is sealed. For the same reason such frames count as durable only when their segment is closed.
 
 mod marks;
 mod rows;
@@ -550,10 +550,12 @@ impl Tile {
             return;
         }
         if let Some(segment) = self.open.get_mut(&number) {
-            let (first, count) = (segment.first_frame(), segment.make_durable(&frames));
-            self.durable_count += count;
-            LinkCounters::add(&self.counters.durable_frames, count);
+            segment.uncounted += segment.make_durable(&frames);
+            let first = segment.first_frame();
             self.welcome_late(first, &frames);
+            if !self.is_small_broken && !self.is_table_broken {
+                self.count_durable(number);
+            }
         }
         let settled = self.open.get_mut(&number).map(Segment::synced).unwrap_or_default();
         self.settle(number, settled);
@@ -564,8 +566,17 @@ impl Tile {
         self.publish_progress();
     }
 
+    /// Counts the frames of a segment that were synced since the last call.
+    fn count_durable(&mut self, number: u64) {
+        let Some(segment) = self.open.get_mut(&number) else { return };
+        let count = std::mem::take(&mut segment.uncounted);
+        self.durable_count += count;
+        LinkCounters::add(&self.counters.durable_frames, count);
+    }
+
     /// Forgets a segment that is sealed or given up, and remembers which of its frames are durable.
     fn close_segment(&mut self, number: u64, disk: &mut dyn Disk) {
+        self.count_durable(number);
         self.advance_marks();
         let Some(segment) = self.open.remove(&number) else { return };
         for (frame, state) in (segment.first_frame()..).zip(segment.states()) {

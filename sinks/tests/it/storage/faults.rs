@@ -9,8 +9,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use ronchi_pipeline::format::DataSetState;
-use ronchi_pipeline::{GapReason, SigShape};
-use ronchi_sinks::storage::{Action, Bytes, Disk, DiskChoice, DiskFile, Done, Flaw, Op};
+use ronchi_pipeline::{GapReason, LinkCounters, SigShape};
+use ronchi_sinks::storage::{Action, Bytes, Disk, DiskChoice, DiskFile, Done, Flaw, Op, Purpose};
 
 use super::rig::{Feed, Rig, Written, check, cut, pixels};
 
@@ -234,6 +234,62 @@ impl Disk for NoTable {
     }
     fn reap(&mut self, patience: Duration, done: &mut Vec<Done>) {
         self.disk.reap(patience, done);
+    }
+}
+
+/// Where no table tells durably of frames that are synced, they count as durable only once their segment is sealed.
+#[test]
+fn frames_that_no_table_proves_are_not_counted_durable() {
+    let mut rig = Rig::new(SigShape { height: 5, width: 1003 }, "<u2", 3, 2, Some(6));
+    let (counters, refused) = (Arc::clone(&rig.plan.counters[0]), Arc::new(AtomicUsize::new(0)));
+    let count = Arc::clone(&refused);
+    rig.wrap = Some(Box::new(move |disk| Box::new(NoSmallSync { disk, refused, done: Vec::new() })));
+    rig.during = Some(Box::new(move |_| {
+        // The segment is synced in the cycle in which the table is refused, and the segment has no other news.
+        while count.load(Ordering::Relaxed) == 0 || LinkCounters::read(&counters.written_frames) < 3 {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        std::thread::sleep(Duration::from_millis(50));
+        assert_eq!(LinkCounters::read(&counters.durable_frames), 0);
+    }));
+    let written = rig.write(&cut(0, 0..3, 3, |_| false));
+    let end = &written.ends[0];
+    assert_eq!((end.state, end.durable_count, end.gaps.frame_count()), (DataSetState::Failed, 3, 3));
+}
+
+/// Refuses to sync the frame table and the log.
+struct NoSmallSync {
+    disk: Box<dyn Disk>,
+    refused: Arc<AtomicUsize>,
+    done: Vec<Done>,
+}
+
+impl Disk for NoSmallSync {
+    fn describe(&self) -> String {
+        self.disk.describe()
+    }
+    fn capacity(&self) -> usize {
+        self.disk.capacity()
+    }
+    fn in_flight(&self) -> usize {
+        self.disk.in_flight() + self.done.len()
+    }
+    fn attach(&mut self, file: File) -> DiskFile {
+        self.disk.attach(file)
+    }
+    fn detach(&mut self, file: DiskFile) {
+        self.disk.detach(file);
+    }
+    fn submit(&mut self, op: Op) {
+        if op.tag.purpose == Purpose::SyncSmall {
+            self.refused.fetch_add(1, Ordering::Relaxed);
+            return self.done.push(Done { op, result: Err(io::Error::from_raw_os_error(5)) });
+        }
+        self.disk.submit(op);
+    }
+    fn reap(&mut self, patience: Duration, done: &mut Vec<Done>) {
+        done.append(&mut self.done);
+        self.disk.reap(if done.is_empty() { patience } else { Duration::ZERO }, done);
     }
 }
 
