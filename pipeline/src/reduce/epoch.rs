@@ -1,5 +1,6 @@
 //! Epochs: what each change of the list of reductions brought, and which frames it has seen.
 
+use super::custom::CustomPart;
 use super::patterns::Patterns;
 use super::spec::Spec;
 use super::versions::RowVersions;
@@ -27,10 +28,10 @@ impl Epoch {
     pub(super) fn new(number: u32, spec: &Spec, regions: &[Region], length: usize, step: usize) -> Self {
         let accumulators = spec.accumulators(number);
         let kinds = [spec.pixel.kind, spec.pattern_kind()];
-        let seen = |&region: &Region| Seen {
-            patterns: Patterns::zero(region, kinds, &accumulators),
-            covered: vec![0; length.div_ceil(64)],
-            frame_count: 0,
+        let seen = |&region: &Region| {
+            let mut patterns = Patterns::zero(region, kinds, &accumulators);
+            patterns.customs = CustomPart::of(spec, region, &[number]).over_frames();
+            Seen { patterns, covered: vec![0; length.div_ceil(64)], frame_count: 0 }
         };
         Self {
             number,

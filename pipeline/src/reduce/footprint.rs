@@ -1,11 +1,15 @@
 //! Footprint: the memory and the room on disk that results take, known before the first frame.
 
+use std::sync::Arc;
+
 use super::conditions::Conditions;
+use super::custom::Planned;
+use super::error::PlanError;
 use super::exact::Exact;
 use super::kinds::Reduction;
 use super::output::{Made, Output, Over};
 use super::patterns::Accumulator;
-use super::spec::{Column, ColumnKind, PlanError, Spec, Wanted};
+use super::spec::{Column, ColumnKind, Spec, Wanted};
 use crate::{PixelKind, PixelType, SigShape};
 
 /// What a list of reductions takes, at most.
@@ -64,14 +68,20 @@ impl Footprint {
             };
             places.saturating_mul(output.tail_count() as u64)
         };
-        let whole = |output: &&Output| matches!(output.made, Made::Whole { .. });
+        let custom_bytes = |custom: &Arc<Planned>| {
+            // Over the scan kept for every tile, else by the images and by every reducer: twice as patterns are.
+            let times = if custom.is_per_frame() { positions.saturating_mul(tile_count as u64) } else { 2 };
+            times.saturating_mul(8 * custom.description.empty.len() as u64)
+        };
+        let whole = |output: &&Output| matches!(output.made, Made::Whole { .. } | Made::Custom(_));
         let stored_bytes =
             spec.results.iter().map(|output| numbers(output).saturating_mul(8)).fold(positions, u64::saturating_add);
         let columns = spec.columns.iter().map(|column| column_bytes(column).saturating_mul(positions));
         // Patterns are kept by the images and by every reducer: twice is what one of each takes.
         let patterns = spec.patterns.iter().map(|wanted| 2 * pattern_bytes(wanted));
         let derived = spec.results.iter().filter(whole).map(|output| numbers(output).saturating_mul(8));
-        let memory_bytes = columns.chain(patterns).chain(derived).fold(0, u64::saturating_add);
+        let customs = spec.customs.iter().map(custom_bytes);
+        let memory_bytes = columns.chain(patterns).chain(customs).chain(derived).fold(0, u64::saturating_add);
         Ok(Self { memory_bytes, stored_bytes })
     }
 }

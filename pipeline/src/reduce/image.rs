@@ -92,9 +92,21 @@ impl<'a> LiveImage<'a> {
     /// Version of its newest row; 0 = nothing measured yet.
     pub fn version(&self) -> u64 {
         match self.output.made {
-            Made::Whole { .. } => self.images.derived[self.number].as_ref().map_or(0, |derived| derived.version),
-            _ => self.versions().iter().map(|versions| versions.newest()).max().unwrap_or(0),
+            Made::Whole { .. } | Made::Custom(_) => {
+                self.images.derived[self.number].as_ref().map_or(0, |derived| derived.version)
+            }
+            _ => self.measured_version(),
         }
+    }
+
+    /// Version of the newest row of what it is made of.
+    pub(super) fn measured_version(&self) -> u64 {
+        self.versions().iter().map(|versions| versions.newest()).max().unwrap_or(0)
+    }
+
+    /// Why it has ended before the acquisition did, if it has: all its numbers are NaN.
+    pub fn ended(&self) -> Option<&'a str> {
+        self.output.custom().and_then(|custom| custom.ended())
     }
 
     fn versions(&self) -> Vec<&'a RowVersions> {
@@ -107,7 +119,7 @@ impl<'a> LiveImage<'a> {
 
     /// Rows that changed after `version`, ascending, not touching; rows that only grew incomplete count as changed.
     pub fn rows_changed_since(&self, version: u64) -> Vec<Range<usize>> {
-        if self.is_whole() || self.output.over == Over::All {
+        if self.is_whole() || self.output.custom().is_some() || self.output.over == Over::All {
             let all = 0..self.row_count();
             return Some(all).filter(|_| self.version() > version).into_iter().collect();
         }
@@ -148,7 +160,8 @@ impl<'a> LiveImage<'a> {
                 })
             }
             Made::Histogram => self.counts()[rows].iter().map(|&count| count as f64).collect(),
-            Made::Whole { .. } => {
+            Made::Custom(custom) if custom.ended().is_some() => vec![f64::NAN; rows.len() * self.row_numbers()],
+            Made::Whole { .. } | Made::Custom(_) => {
                 let numbers = rows.start * self.row_numbers()..rows.end * self.row_numbers();
                 let derived = self.images.derived[self.number].as_ref();
                 let values = derived.and_then(|derived| derived.values.get(numbers.clone()));

@@ -24,15 +24,21 @@ mod totals;
 
 use std::any::Any;
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 
 use super::VirtualDetector;
+use super::custom::{Custom, CustomKind, Own};
+use super::error::PlanError;
 use super::output::Output;
-use super::spec::{Needs, PlanError};
+use super::spec::Needs;
+
+/// Kinds of virtual detectors, which are no kinds of their own.
+const DETECTORS: [&str; 11] =
+    ["virtual", "disk", "ring", "disk_aa", "ring_aa", "rectangle", "rect", "sector", "polygon", "image", "npy"];
 
 /// All kinds, in the order of the documentation.
 const KINDS: [Registered; 18] = [
@@ -55,6 +61,14 @@ const KINDS: [Registered; 18] = [
     Registered::of::<histogram::Histogram>(),
     Registered::of::<binned::Binned>(),
 ];
+
+/// Kinds from outside: of the program, not of this library.
+static CUSTOM: OnceLock<Vec<Registered>> = OnceLock::new();
+
+/// All kinds: those from outside come last.
+fn all() -> impl Iterator<Item = &'static Registered> {
+    KINDS.iter().chain(CUSTOM.get().into_iter().flatten())
+}
 
 /// A kind of reduction; an instance holds its parameters.
 pub(super) trait Kind: fmt::Debug + PartialEq + Serialize + DeserializeOwned + Send + Sync + 'static {
@@ -99,14 +113,15 @@ impl<K: Kind> AnyKind for K {
     }
 }
 
-struct Registered {
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Registered {
     word: &'static str,
     about: &'static str,
     parse: fn(Value) -> Result<Arc<dyn AnyKind>, ParameterError>,
 }
 
 impl Registered {
-    const fn of<K: Kind>() -> Self {
+    pub(super) const fn of<K: Kind>() -> Self {
         Self { word: K::WORD, about: K::ABOUT, parse: parse::<K> }
     }
 }
@@ -128,6 +143,21 @@ pub struct ParameterError {
     pub key: Option<String>,
     /// What is wrong with it.
     pub message: String,
+}
+
+/// Kinds from outside that cannot be made known.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum RegisterError {
+    /// Two kinds of one name.
+    #[error("two kinds of reductions are called `{word}`")]
+    Taken {
+        /// The name.
+        word: &'static str,
+    },
+    /// Kinds are made known once.
+    #[error("kinds of reductions are registered once, before anything else")]
+    Again,
 }
 
 /// What a user asks to be computed from every frame; coordinates are detector pixels of the whole detector.
@@ -181,11 +211,28 @@ impl Reduction {
         Self::new(patterns::Max::WORD, patterns::Max {})
     }
 
+    /// A reduction of a lab's own, which need not be registered.
+    pub fn custom(name: &str, kind: impl Custom) -> Self {
+        Self::new(name, Own(kind))
+    }
+
+    /// Makes kinds from outside known to this process, once and before anything is parsed. Errors: a word that another
+    /// kind has, or a second call.
+    pub fn register(kinds: &[CustomKind]) -> Result<(), RegisterError> {
+        let kinds: Vec<Registered> = kinds.iter().map(|&CustomKind(known)| known).collect();
+        let mut words: Vec<_> = KINDS.iter().chain(&kinds).map(|known| known.word).chain(DETECTORS).collect();
+        words.sort_unstable();
+        if let Some(twice) = words.windows(2).find(|pair| pair[0] == pair[1]) {
+            return Err(RegisterError::Taken { word: twice[0] });
+        }
+        CUSTOM.set(kinds).map_err(|_| RegisterError::Again)
+    }
+
     /// A reduction of any kind but a virtual detector, called `name` or else as its kind. Errors: an unknown kind,
     /// parameters that the kind does not have or that are of the wrong type.
     pub fn parse(kind: &str, name: Option<&str>, parameters: Map<String, Value>) -> Result<Self, ParameterError> {
-        let Some(known) = KINDS.iter().find(|known| known.word == kind) else {
-            let words: Vec<_> = KINDS.iter().map(|known| format!("`{}`", known.word)).collect();
+        let Some(known) = all().find(|known| known.word == kind) else {
+            let words: Vec<_> = all().map(|known| format!("`{}`", known.word)).collect();
             let message = format!("unknown reduction `{kind}`, expected one of {}", words.join(", "));
             return Err(ParameterError { key: None, message });
         };
@@ -194,7 +241,7 @@ impl Reduction {
 
     /// Every kind but virtual detectors, and what it computes.
     pub fn kinds() -> impl Iterator<Item = (&'static str, &'static str)> {
-        KINDS.iter().map(|known| (known.word, known.about))
+        all().map(|known| (known.word, known.about))
     }
 
     /// A reduction from `{"name", "kind", ...parameters}`, as [`Self::to_json`] writes it: also virtual detectors, whose kind
@@ -213,7 +260,7 @@ impl Reduction {
         let Some(kind) = object.get("kind").and_then(Value::as_str) else {
             return Err(wrong("kind", "missing, or not a text"));
         };
-        if KINDS.iter().any(|known| known.word == kind) {
+        if all().any(|known| known.word == kind) {
             parameters.remove("kind");
             return Self::parse(kind, name.as_deref(), parameters);
         }

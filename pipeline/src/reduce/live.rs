@@ -22,17 +22,19 @@
 use std::ops::Range;
 
 use super::conditions::Conditions;
+use super::custom::Kept;
 use super::epoch::Epoch;
+use super::error::PlanError;
 use super::exact::scale;
 use super::image::LiveImage;
 use super::kinds::Reduction;
-use super::output::{Made, Output};
+use super::output::Output;
 use super::partial::Partial;
 use super::patterns::Patterns;
 use super::plan::ReducePlan;
-use super::spec::{Column, PlanError, Spec};
+use super::spec::{Column, Spec};
 use super::store::Store;
-use super::whole::{Derivation, Derived, Form};
+use super::whole::Derived;
 use crate::{FrameIndex, PixelType, Region, Repeats, Scan, SigShape};
 
 /// Most positions of a scan, those with several frames counted once for each.
@@ -52,10 +54,12 @@ pub struct LiveImages {
     pub(super) epochs: Vec<Epoch>,
     /// One per column of the spec; all `length` long.
     pub(super) stores: Vec<Store>,
+    /// Partials of a lab's own reductions over the scan.
+    pub(super) customs: Vec<Kept>,
     /// What was made of whole results, by number of the result.
     pub(super) derived: Vec<Option<Derived>>,
     length: usize,
-    version: u64,
+    pub(super) version: u64,
     merged: MergeCounts,
 }
 
@@ -129,6 +133,7 @@ impl LiveImages {
         let (regions, tile_of_link) = tiles(detector, regions_of_links)?;
         let mut images = Self {
             stores: spec.columns.iter().map(|column| Store::new(column.kind, regions.len())).collect(),
+            customs: Kept::all(&spec, Vec::new(), regions.len(), 0),
             derived: vec![None; spec.results.len()],
             spec,
             place,
@@ -161,6 +166,7 @@ impl LiveImages {
             .iter()
             .map(|column| kept(column).unwrap_or_else(|| Store::new(column.kind, tile_count).grown(length)))
             .collect();
+        self.customs = Kept::all(&spec, std::mem::take(&mut self.customs), tile_count, length);
         let mut derived = vec![None; spec.results.len()];
         for (at, output) in spec.results.iter().enumerate() {
             let old = self.spec.results.iter().position(|old| old.name == output.name);
@@ -216,6 +222,7 @@ impl LiveImages {
         }
         self.length = length;
         self.stores.iter_mut().for_each(|store| store.grow(length));
+        self.customs.iter_mut().for_each(|kept| kept.grow(length));
         self.epochs.iter_mut().flat_map(|epoch| &mut epoch.tiles).for_each(|seen| seen.grow(length));
     }
 
@@ -264,6 +271,8 @@ impl LiveImages {
                 for &(store, from) in columns {
                     self.stores[store].add(index, &partial.columns[from], at, self.spec.columns[store].exponent);
                 }
+                let customs = self.customs.iter_mut().filter(|kept| kept.of.epoch == epoch.number);
+                customs.for_each(|kept| kept.put(tile, index, &partial.customs, at));
                 epoch.value_versions.set(row..row + 1, self.version);
             }
             let count = if is_new { &mut self.merged.taken } else { &mut self.merged.duplicate };
@@ -424,7 +433,7 @@ impl LiveImages {
     }
 
     /// Slots that one place combines.
-    fn combined(&self) -> usize {
+    pub(super) fn combined(&self) -> usize {
         match self.place {
             ScanPlace::Scan(scan) if scan.repeats != Repeats::Stack => scan.repeat_count() as usize,
             _ => 1,
@@ -454,49 +463,8 @@ impl LiveImages {
         self.images().find(|image| image.name() == name)
     }
 
-    /// Results that are made of whole other results and are older than those: to be computed beside the path, from the
-    /// copies that each derivation holds, in this order, and given back to [`Self::put`]. Those that need one another
-    /// come in later calls.
-    pub fn derivations(&self) -> Vec<Derivation> {
-        let made = |number: usize| {
-            let output = &self.spec.results[number];
-            let Made::Whole { inputs, make } = &output.made else { return None };
-            let images = inputs.iter().map(|&input| LiveImage::new(self, input));
-            let version = images.clone().map(|image| image.version()).max().unwrap_or(0);
-            let known = self.derived[number].as_ref().map_or(0, |derived| derived.of_version);
-            let arrays = || images.map(|image| image.all_values()).collect();
-            let form = Form { nav: self.nav(), stacked: self.stacked(), over: output.over };
-            (version > known).then(|| Derivation::new(self.derived_key(number), version, make, arrays(), form))
-        };
-        (0..self.spec.results.len()).filter_map(made).collect()
-    }
-
-    /// Takes in what a derivation has computed, unless the list of reductions has changed what it was made of.
-    pub fn put(&mut self, derived: Derived) {
-        let number = (0..self.spec.results.len()).find(|&number| self.derived_key(number) == derived.key);
-        let Some(number) = number else { return };
-        self.version += 1;
-        self.derived[number] = Some(Derived { version: self.version, ..derived });
-    }
-
-    /// Computes all that is made of whole results now, on the caller's time: at the end, and offline.
-    pub fn derive_all(&mut self) {
-        loop {
-            let derivations = self.derivations();
-            if derivations.is_empty() {
-                break;
-            }
-            derivations.into_iter().for_each(|derivation| self.put(derivation.run()));
-        }
-    }
-
-    fn derived_key(&self, number: usize) -> super::whole::Key {
-        let output = &self.spec.results[number];
-        (output.name.clone(), self.spec.epochs_of(output))
-    }
-
     /// `[ny, nx]`, of a line one row.
-    fn nav(&self) -> [usize; 2] {
+    pub(super) fn nav(&self) -> [usize; 2] {
         match self.place {
             ScanPlace::Scan(scan) => [scan.shape.height as usize, scan.shape.width as usize],
             ScanPlace::Line(_) => [1, self.place_count()],

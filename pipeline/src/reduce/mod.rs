@@ -15,10 +15,12 @@
 mod conditions;
 mod corrected;
 mod correction;
+mod custom;
 mod digits;
 mod dot;
 mod dot_f32;
 mod epoch;
+mod error;
 mod events;
 mod exact;
 mod footprint;
@@ -44,18 +46,21 @@ mod whole;
 
 pub use conditions::{Conditions, Roi};
 pub use correction::{Correction, CorrectionError, Flaws};
+pub use custom::{Custom, CustomKind, Description, PARTIAL_NUMBERS_MAX, TileFrame};
+pub use error::PlanError;
 pub use exact::Exact;
 pub use footprint::Footprint;
 pub use frames::{Decoder, Frames, FramesError};
 pub use image::{LiveImage, Stored};
-pub use kinds::{ParameterError, Reduction};
+pub use kinds::{ParameterError, Reduction, RegisterError};
 pub use live::{Hole, LINE_FRAMES_MAX, LiveImages, MergeCounts, SCAN_POSITIONS_MAX};
 pub use mask::{DETECTOR_PIXELS_MAX, Mask, MaskError, VERTICES_MAX};
+pub use output::Over;
 pub use partial::{MergeError, Partial};
 pub use patterns::Patterns;
 pub use plan::ReducePlan;
 pub use reducer::Reducer;
-pub use spec::{NAME_BYTES_MAX, PlanError, RESERVED_NAMES};
+pub use spec::{NAME_BYTES_MAX, RESERVED_NAMES};
 pub use whole::{Derivation, Derived};
 
 use serde::{Deserialize, Serialize};

@@ -8,6 +8,7 @@ use std::fmt;
 use std::ops::Range;
 use std::sync::Arc;
 
+use super::custom::Planned;
 use super::live::LiveImages;
 use super::patterns::{Accumulator, Patterns};
 use super::spec::Sum;
@@ -17,9 +18,9 @@ use crate::Repeats;
 /// An axis behind those of the scan, or one of a result that is laid over nothing: its name and its length.
 pub(super) type Axis = (&'static str, usize);
 
-/// What a result has a number for.
+/// What a result has numbers for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Over {
+pub enum Over {
     /// Every scan position.
     Scan,
     /// Every detector pixel.
@@ -62,6 +63,8 @@ pub(super) enum Made {
     /// Everything at once, from whole results of this list (by number) over a scan of `[ny, nx]`. Costly: made beside
     /// the path, from copies.
     Whole { inputs: Vec<usize>, make: Arc<WholeFn> },
+    /// By a reduction of a lab's own, from its partials; beside the path as well.
+    Custom(Arc<Planned>),
 }
 
 impl fmt::Debug for Made {
@@ -73,6 +76,7 @@ impl fmt::Debug for Made {
             Self::Pixel(_) => "Pixel",
             Self::Histogram => "Histogram",
             Self::Whole { .. } => "Whole",
+            Self::Custom(_) => "Custom",
         };
         f.write_str(word)
     }
@@ -146,6 +150,11 @@ impl Output {
     fn over_detector(name: &str, unit: &'static str, accumulators: &[Accumulator], made: Made) -> Self {
         let accumulators = accumulators.to_vec();
         Self { name: name.into(), over: Over::Detector, axes: vec![], unit, made, columns: vec![], accumulators }
+    }
+
+    /// The reduction of a lab's own that makes it.
+    pub(super) fn custom(&self) -> Option<&Arc<Planned>> {
+        if let Made::Custom(planned) = &self.made { Some(planned) } else { None }
     }
 
     /// Numbers along the axes behind those of the scan or the detector.

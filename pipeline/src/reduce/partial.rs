@@ -3,6 +3,7 @@
 use std::ops::Range;
 use std::sync::Arc;
 
+use super::custom::Tally;
 use super::exact::Exact;
 use super::plan::{Part, ReducePlan};
 use super::spec::ColumnKind;
@@ -74,6 +75,7 @@ pub struct Partial {
     /// Ascending, without repeats.
     pub(super) frames: Vec<FrameIndex>,
     pub(super) columns: Vec<Values>,
+    pub(super) customs: Vec<Tally>,
 }
 
 /// Partials or patterns that do not belong together.
@@ -97,7 +99,8 @@ impl Partial {
     /// The empty partial of a plan.
     pub fn new(plan: &ReducePlan) -> Self {
         let columns = plan.part.columns.iter().map(|&(_, kind)| Values::new(kind)).collect();
-        Self { region: plan.region, part: Arc::clone(&plan.part), frames: Vec::new(), columns }
+        let customs = plan.customs.per_frame();
+        Self { region: plan.region, part: Arc::clone(&plan.part), frames: Vec::new(), columns, customs }
     }
 
     /// The tile it belongs to.
@@ -137,6 +140,9 @@ impl Partial {
             self.frames.splice(at..at, other.frames[from..until].iter().copied());
             for (into, values) in self.columns.iter_mut().zip(&other.columns) {
                 into.insert(at, values, from..until);
+            }
+            for (into, tally) in self.customs.iter_mut().zip(&other.customs) {
+                into.insert(at, tally, from..until);
             }
             from = until;
         }

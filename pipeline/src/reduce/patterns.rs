@@ -1,5 +1,6 @@
 //! Patterns: what is accumulated over frames for every pixel of one tile: sum, squares, maximum, minimum; and a histogram.
 
+use super::custom::Tally;
 use super::events::Window;
 use super::exact::{ADDITIONS_MAX, DIGITS, Exact, INFINITE, MINUS_INFINITE, NAN, carry_of, split_f32};
 use super::partial::MergeError;
@@ -55,6 +56,7 @@ pub struct Patterns {
     pub(super) min: Option<ExtremePattern>,
     pub(super) events: Option<(Window, Vec<u64>)>,
     pub(super) histogram: Option<(Bins, Vec<u64>)>,
+    pub(super) customs: Vec<Tally>,
 }
 
 #[derive(Debug, Clone, PartialEq)]
@@ -95,7 +97,7 @@ impl Patterns {
         let kinds = [plan.pixel.kind, plan.pattern_kind];
         let more = corrected.map_or(&[][..], |plan| &plan.accumulators);
         let zero = Self::zero(plan.region, kinds, &[&plan.accumulators[..], more].concat());
-        Self { epochs: plan.part.epochs.clone(), ..zero }
+        Self { epochs: plan.part.epochs.clone(), customs: plan.customs.over_frames(), ..zero }
     }
 
     /// Takes away what is made of corrected frames: events, and where pixels are corrected all but the sum.
@@ -106,7 +108,8 @@ impl Patterns {
         }
         let (squares, max, min, histogram) =
             (self.squares.take(), self.max.take(), self.min.take(), self.histogram.take());
-        Self { region, epochs, frame_count: 0, nan_count: 0, sum: None, squares, max, min, events, histogram }
+        let (sum, customs) = (None, Vec::new());
+        Self { region, epochs, frame_count: 0, nan_count: 0, sum, squares, max, min, events, histogram, customs }
     }
 
     /// Puts back what was taken away.
@@ -150,6 +153,7 @@ impl Patterns {
                 _ => None,
             }),
             histogram: bins.map(|bins| (bins, vec![0; bins.count as usize])),
+            customs: Vec::new(),
         }
     }
 
@@ -182,6 +186,7 @@ impl Patterns {
         self.min.iter_mut().for_each(|min| min.clear(true));
         let counts = self.histogram.iter_mut().map(|(_, counts)| counts);
         counts.chain(self.events.iter_mut().map(|(_, counts)| counts)).for_each(|counts| counts.fill(0));
+        self.customs.iter_mut().for_each(Tally::clear);
     }
 
     /// Adds the frames of `other`; each frame must be in one of them only.
@@ -224,6 +229,9 @@ impl Patterns {
         if let (Some((_, own)), Some((_, other))) = (&mut self.histogram, &other.histogram) {
             own.iter_mut().zip(other).for_each(|(own, &other)| *own += other);
         }
+        for own in &mut self.customs {
+            own.find(&other.customs).into_iter().for_each(|other| own.merge(other));
+        }
         Ok(())
     }
 
@@ -244,6 +252,7 @@ impl Patterns {
             && has(self.max.as_ref(), other.max.as_ref())
             && has(self.min.as_ref(), other.min.as_ref())
             && self.events.as_ref().is_none_or(|(window, _)| other.events.as_ref().is_some_and(|(w, _)| w == window))
+            && self.customs.iter().all(|own| own.find(&other.customs).is_some())
             && self.histogram.as_ref().is_none_or(|(bins, _)| other.histogram.as_ref().is_some_and(|(b, _)| b == bins))
     }
 

@@ -4,14 +4,16 @@ use std::sync::Arc;
 
 use super::conditions::{Conditions, Roi};
 use super::corrected::Corrected;
+use super::custom::CustomPart;
 use super::digits::{FixedMasks, Weighted};
 use super::dot::magnitude_max;
 use super::dot_f32::FloatRows;
+use super::error::PlanError;
 use super::kinds::Reduction;
 use super::mask::Mask;
 use super::patterns::Accumulator;
 use super::segments::{Extra, Segments};
-use super::spec::{Column, ColumnKind, Of, PlanError, Source, Spec};
+use super::spec::{Column, ColumnKind, Of, Source, Spec};
 use crate::{ByteOrder, FrameIndex, PixelKind, PixelType, Region, Scan, SigShape};
 
 /// Everything a [`super::Reducer`] needs to know, immutable, shared by all reducers of a link.
@@ -32,6 +34,8 @@ pub struct ReducePlan {
     pub(super) accumulators: Vec<Accumulator>,
     /// What is computed of corrected frames.
     pub(super) corrected: Option<Box<Corrected>>,
+    /// What a lab computes itself.
+    pub(super) customs: CustomPart,
     /// Pixels of patterns but sums.
     pub(super) pattern_kind: PixelKind,
     /// Whether pixels are corrected at all: what is counted needs whole frames in any case.
@@ -148,6 +152,7 @@ impl ReducePlan {
         plan.pattern_kind = spec.pattern_kind();
         plan.is_corrected = spec.conditions.correction.is_some();
         plan.roi.clone_from(&spec.conditions.roi);
+        plan.customs = CustomPart::of(spec, region, epochs);
         Ok(plan)
     }
 
@@ -206,6 +211,7 @@ impl ReducePlan {
             places,
             accumulators,
             corrected: None,
+            customs: CustomPart::default(),
             pattern_kind: pixel.kind,
             is_corrected: false,
             scan: None,

@@ -14,6 +14,7 @@ use std::sync::Arc;
 use pulp::NullaryFnOnce;
 
 use super::corrected::CorrectedFrames;
+use super::custom::Workers;
 use super::frames::Frames;
 use super::kernel::{Integers, Pixel};
 use super::kernel_f32::Floats;
@@ -55,6 +56,7 @@ pub struct Reducer {
     machine: Machine,
     kernel: Kernel,
     corrected: Option<CorrectedFrames>,
+    customs: Workers,
     taken: Vec<usize>,
     partial: Partial,
     patterns: Patterns,
@@ -116,7 +118,8 @@ impl Reducer {
             PixelKind::F32 => Kernel::F32(Floats::new(&plan)),
         };
         let corrected = plan.corrected.as_ref().map(|corrected| CorrectedFrames::new(corrected));
-        Self { plan, machine: Machine::best(), kernel, corrected, taken: Vec::new(), partial, patterns }
+        let customs = Workers::new(&plan.customs);
+        Self { plan, machine: Machine::best(), kernel, corrected, customs, taken: Vec::new(), partial, patterns }
     }
 
     /// The plan it follows.
@@ -143,6 +146,7 @@ impl Reducer {
             if let Some(patterns) = corrected {
                 self.run_corrected(frames, patterns);
             }
+            self.customs.reduce(&self.plan.customs, frames, &self.taken, &mut self.patterns);
             self.keep_values(frames);
             reduced += self.taken.len() as u64;
         }
@@ -196,6 +200,7 @@ impl Reducer {
                 Kernel::F32(kernel) => kernel.append(&self.plan, place, count, out),
             }
         }
+        self.customs.append(into);
         if let Some(separate) = separate {
             let merged = self.partial.merge(&separate);
             debug_assert_eq!(merged, Ok(()), "both are of this plan");

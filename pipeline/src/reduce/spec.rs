@@ -11,12 +11,14 @@ use std::sync::Arc;
 
 use super::conditions::Conditions;
 use super::correction::Correction;
+use super::custom::Planned;
+use super::error::PlanError;
 use super::events::Window;
 use super::kinds::Reduction;
-use super::mask::{DETECTOR_PIXELS_MAX, Mask, MaskError};
+use super::mask::{DETECTOR_PIXELS_MAX, Mask};
 use super::output::Output;
 use super::patterns::Accumulator;
-use crate::{NavShape, PixelKind, PixelType, Region, SigShape};
+use crate::{PixelKind, PixelType, SigShape};
 
 /// Names that virtual detectors may not have: they belong to other results.
 pub const RESERVED_NAMES: [&str; 5] = ["total", "com", "sum", "max", "valid"];
@@ -26,117 +28,6 @@ pub const NAME_BYTES_MAX: usize = 128;
 pub(super) const RESULTS_MAX: usize = 256;
 /// Most numbers per scan position that one list of reductions may keep.
 pub(super) const COLUMNS_MAX: usize = 4096;
-
-/// Why a list of reductions cannot be computed.
-#[derive(Debug, Clone, PartialEq, thiserror::Error)]
-#[non_exhaustive]
-pub enum PlanError {
-    /// A name that cannot be a file or key name.
-    #[error("result name {name:?} must be 1 to 128 letters, digits, '.', '_' or '-', the first a letter or digit")]
-    Name {
-        /// The name, cut to its first characters.
-        name: String,
-    },
-    /// A name that belongs to another result.
-    #[error("result name {name:?} is reserved (total, com, sum, max and valid are)")]
-    Reserved {
-        /// The name.
-        name: String,
-    },
-    /// Two results of the same name.
-    #[error("two results are called {name:?}")]
-    Duplicate {
-        /// The name.
-        name: String,
-    },
-    /// A virtual detector without a mask.
-    #[error("virtual detector {name:?}: {source}")]
-    Mask {
-        /// Its name.
-        name: String,
-        /// Why.
-        source: MaskError,
-    },
-    /// A parameter that does not fit the detector, the pixel type or another parameter.
-    #[error("{name:?}: `{key}` is {value}, must be {expected}")]
-    Parameter {
-        /// Name of the result.
-        name: String,
-        /// Name of the parameter.
-        key: &'static str,
-        /// Its value.
-        value: String,
-        /// What it must be.
-        expected: String,
-    },
-    /// Too many results.
-    #[error("{count} results, at most {RESULTS_MAX} are computed")]
-    TooManyResults {
-        /// Results asked for.
-        count: usize,
-    },
-    /// Two accumulators of which a plan keeps one: histograms with other bins, or counts of electrons with other thresholds.
-    #[error("two different {what} are asked for, and only one is kept: leave one out")]
-    OneOnly {
-        /// What there are two of.
-        what: &'static str,
-    },
-    /// Too many numbers per scan position.
-    #[error("{count} numbers per scan position, at most {COLUMNS_MAX} are kept")]
-    TooManyColumns {
-        /// Numbers asked for.
-        count: usize,
-    },
-    /// A tile that is empty or reaches beyond the detector.
-    #[error("region {region:?} is empty or not inside detector {detector:?}")]
-    Region {
-        /// The tile.
-        region: Region,
-        /// The detector.
-        detector: SigShape,
-    },
-    /// Two tiles that share pixels, which would count twice.
-    #[error("regions {a:?} and {b:?} overlap")]
-    Overlap {
-        /// One tile.
-        a: Region,
-        /// Another.
-        b: Region,
-    },
-    /// No link at all.
-    #[error("no link delivers any region")]
-    NoRegion,
-    /// A detector beyond the limit for patterns.
-    #[error("detector {detector:?} has more than {DETECTOR_PIXELS_MAX} pixels")]
-    DetectorTooLarge {
-        /// The detector.
-        detector: SigShape,
-    },
-    /// A correction of another detector.
-    #[error("the correction is for a detector of {correction:?}, this one is {detector:?}")]
-    Correction {
-        /// What the correction is for.
-        correction: SigShape,
-        /// The detector.
-        detector: SigShape,
-    },
-    /// Chosen positions of another scan, or of none.
-    #[error("positions are chosen of a scan of {roi:?}, this one is {scan:?}")]
-    Roi {
-        /// What they are chosen of.
-        roi: NavShape,
-        /// The scan, if there is one.
-        scan: Option<NavShape>,
-    },
-    /// A scan beyond the limit for images.
-    #[error("scan of {positions} positions, at most {positions_max} can be shown")]
-    ScanTooLarge {
-        /// Positions of the scan.
-        positions: u64,
-        /// The limit.
-        positions_max: u64,
-    },
-}
 
 /// How the numbers of a column are kept until they are finished.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -208,8 +99,9 @@ pub(super) struct Spec {
     pub(super) masks: Vec<Arc<Mask>>,
     pub(super) columns: Vec<Column>,
     pub(super) patterns: Vec<Wanted>,
+    pub(super) customs: Vec<Arc<Planned>>,
     pub(super) results: Vec<Output>,
-    next_id: u64,
+    pub(super) next_id: u64,
 }
 
 impl Spec {
@@ -233,6 +125,7 @@ impl Spec {
             masks: Vec::new(),
             columns: Vec::new(),
             patterns: Vec::new(),
+            customs: Vec::new(),
             results: Vec::new(),
             next_id: 0,
         };
@@ -245,6 +138,7 @@ impl Spec {
             masks: Vec::new(),
             columns: Vec::new(),
             patterns: Vec::new(),
+            customs: Vec::new(),
             results: Vec::new(),
             generation: self.generation + 1,
             ..self.clone()
@@ -274,7 +168,9 @@ impl Spec {
         if self.results.len() > RESULTS_MAX {
             return Err(PlanError::TooManyResults { count: self.results.len() });
         }
-        match self.columns.len() {
+        let per_frame = self.customs.iter().filter(|custom| custom.is_per_frame());
+        let numbers = per_frame.map(|custom| custom.description.empty.len()).sum::<usize>();
+        match self.columns.len() + numbers {
             count if count > COLUMNS_MAX => Err(PlanError::TooManyColumns { count }),
             _ => Ok(self),
         }
@@ -313,10 +209,8 @@ impl Spec {
     /// Epochs of columns and patterns, ascending.
     pub(super) fn epochs(&self) -> Vec<u32> {
         let columns = self.columns.iter().map(|column| column.epoch);
-        let mut epochs: Vec<u32> = columns.chain(self.patterns.iter().map(|wanted| wanted.epoch)).collect();
-        epochs.sort_unstable();
-        epochs.dedup();
-        epochs
+        let patterns = self.patterns.iter().map(|wanted| wanted.epoch);
+        in_order(columns.chain(patterns).chain(self.customs.iter().map(|custom| custom.epoch)))
     }
 
     /// Epochs of what a result is made of, ascending.
@@ -324,10 +218,7 @@ impl Spec {
         let columns = output.columns.iter().map(|&column| self.columns[column].epoch);
         let patterns = output.accumulators.iter();
         let patterns = patterns.filter_map(|&used| self.patterns.iter().find(|wanted| wanted.accumulator == used));
-        let mut epochs: Vec<u32> = columns.chain(patterns.map(|wanted| wanted.epoch)).collect();
-        epochs.sort_unstable();
-        epochs.dedup();
-        epochs
+        in_order(columns.chain(patterns.map(|wanted| wanted.epoch)).chain(output.custom().map(|custom| custom.epoch)))
     }
 
     /// What is accumulated per pixel since this epoch began.
@@ -337,6 +228,14 @@ impl Spec {
     }
 }
 
+/// Epochs, ascending, each once.
+fn in_order(epochs: impl Iterator<Item = u32>) -> Vec<u32> {
+    let mut epochs: Vec<u32> = epochs.collect();
+    epochs.sort_unstable();
+    epochs.dedup();
+    epochs
+}
+
 /// A column, as the finishing function of a result names it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Sum(pub(super) usize);
@@ -344,8 +243,8 @@ pub(super) struct Sum(pub(super) usize);
 /// What a reduction may ask to be computed from every frame.
 #[derive(Debug)]
 pub(super) struct Needs<'a> {
-    spec: &'a mut Spec,
-    before: Option<&'a Spec>,
+    pub(super) spec: &'a mut Spec,
+    pub(super) before: Option<&'a Spec>,
 }
 
 impl Needs<'_> {

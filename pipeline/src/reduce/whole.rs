@@ -6,7 +6,9 @@
 
 use std::sync::Arc;
 
-use super::output::Over;
+use super::image::LiveImage;
+use super::live::LiveImages;
+use super::output::{Made, Over};
 
 /// Name of a result, and what it is made of.
 pub(super) type Key = (String, Vec<u32>);
@@ -50,10 +52,6 @@ impl std::fmt::Debug for Derivation {
 }
 
 impl Derivation {
-    pub(super) fn new(key: Key, version: u64, make: &Arc<WholeFn>, inputs: Vec<Vec<f64>>, form: Form) -> Self {
-        Self { key, version, make: Arc::clone(make), inputs, form }
-    }
-
     /// Computes it; may take long.
     pub fn run(self) -> Derived {
         let inputs: Vec<&[f64]> = self.inputs.iter().map(Vec::as_slice).collect();
@@ -88,5 +86,65 @@ impl Derivation {
             }
         }
         all
+    }
+}
+
+impl LiveImages {
+    /// Results that are made of whole other results or of partials, and are older than those: to be computed beside the path, from the
+    /// copies that each derivation holds, in this order, and given back to [`Self::put`]. Those that need one another
+    /// come in later calls.
+    pub fn derivations(&self) -> Vec<Derivation> {
+        let made = |number: usize| {
+            let (output, key) = (&self.spec.results[number], self.derived_key(number));
+            let known = self.derived[number].as_ref().map_or(0, |derived| derived.of_version);
+            let form = Form { nav: self.nav(), stacked: self.stacked(), over: output.over };
+            match &output.made {
+                Made::Whole { inputs, make } => {
+                    let images = inputs.iter().map(|&input| LiveImage::new(self, input));
+                    let version = images.clone().map(|image| image.version()).max().unwrap_or(0);
+                    let inputs = || images.map(|image| image.all_values()).collect();
+                    (version > known).then(|| Derivation {
+                        key,
+                        version,
+                        make: Arc::clone(make),
+                        inputs: inputs(),
+                        form,
+                    })
+                }
+                Made::Custom(of) => {
+                    let version = LiveImage::new(self, number).measured_version();
+                    let (make, form) = (self.custom_finish(of), Form { stacked: None, ..form });
+                    let inputs = || self.custom_partials(output, of);
+                    let is_wanted = version > known && of.ended().is_none();
+                    is_wanted.then(|| Derivation { key, version, make, inputs: inputs(), form })
+                }
+                _ => None,
+            }
+        };
+        (0..self.spec.results.len()).filter_map(made).collect()
+    }
+
+    /// Takes in what a derivation has computed, unless the list of reductions has changed what it was made of.
+    pub fn put(&mut self, derived: Derived) {
+        let number = (0..self.spec.results.len()).find(|&number| self.derived_key(number) == derived.key);
+        let Some(number) = number else { return };
+        self.version += 1;
+        self.derived[number] = Some(Derived { version: self.version, ..derived });
+    }
+
+    /// Computes all of them now, on the caller's time: at the end, and offline.
+    pub fn derive_all(&mut self) {
+        loop {
+            let derivations = self.derivations();
+            if derivations.is_empty() {
+                break;
+            }
+            derivations.into_iter().for_each(|derivation| self.put(derivation.run()));
+        }
+    }
+
+    fn derived_key(&self, number: usize) -> Key {
+        let output = &self.spec.results[number];
+        (output.name.clone(), self.spec.epochs_of(output))
     }
 }

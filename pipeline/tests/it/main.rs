@@ -2,6 +2,7 @@
 
 mod compressed;
 mod conditions;
+mod customs;
 mod dectris;
 mod golden;
 mod masks;

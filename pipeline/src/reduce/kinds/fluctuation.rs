@@ -4,8 +4,9 @@ use serde::{Deserialize, Serialize};
 
 use super::Kind;
 use super::parts::{Selection, centre_or_middle};
+use crate::reduce::error::PlanError;
 use crate::reduce::output::Output;
-use crate::reduce::spec::{Needs, Of, PlanError};
+use crate::reduce::spec::{Needs, Of};
 
 /// Standard deviation over the pixels of a ring, per frame (population, as LiberTEM's FEM).
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]

@@ -5,9 +5,10 @@ use serde::{Deserialize, Serialize};
 use super::Kind;
 use super::parts::{centre_or_middle, named, wrong};
 use crate::SigShape;
+use crate::reduce::error::PlanError;
 use crate::reduce::mask::{Mask, ring_aa};
 use crate::reduce::output::Output;
-use crate::reduce::spec::{COLUMNS_MAX, Needs, PlanError, Sum};
+use crate::reduce::spec::{COLUMNS_MAX, Needs, Sum};
 
 /// `bins` anti-aliased rings from `inner` to `outer`: a pixel between two rings belongs to both by its distance.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
