@@ -23,7 +23,7 @@ use ronchi_sinks::live::Board;
 use ronchi_sinks::storage::{Access, ReadPlan, Reader, Runs};
 
 use crate::acquisitions::{Acquisition, Acquisitions};
-use crate::pictures::Images;
+use crate::pictures::{Ending, Images};
 use crate::process;
 use crate::reducers::{Flusher, merge, merge_patterns};
 
@@ -209,7 +209,7 @@ impl CatchUp {
         Ok(count)
     }
 
-    /// Computes what needs whole other results and is older than those.
+    /// Computes what needs whole other results and is older than those, and tells of results that have ended.
     pub(crate) fn derive(&self, acquisition: &Acquisition) {
         let images = |shown: &mut ronchi_sinks::live::Acquisition| {
             shown.pictures_mut().map(|images: &mut Images| images.derivations()).unwrap_or_default()
@@ -221,6 +221,12 @@ impl CatchUp {
                     images.put(derived);
                 }
             });
+        }
+        let endings = self.board.update_id(&acquisition.id, |shown| {
+            shown.pictures_mut().map(|images: &mut Images| images.new_endings()).unwrap_or_default()
+        });
+        for Ending { name, reason } in endings.unwrap_or_default() {
+            tracing::error!("result {name} of {} has ended: {reason}", acquisition.name);
         }
     }
 }

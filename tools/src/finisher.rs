@@ -18,7 +18,7 @@ use ronchi_sinks::storage::TileOutcome;
 
 use crate::acquisitions::{Acquisition, Acquisitions, Part};
 use crate::catch_up::{CatchUp, CatchUpThread};
-use crate::pictures::Images;
+use crate::pictures::{Ending, Images};
 use crate::process;
 use crate::receiver::StopOnPanic;
 use crate::reducers::Reducers;
@@ -151,6 +151,14 @@ impl Finisher {
         parts.iter().filter_map(count).max().unwrap_or(0)
     }
 
+    /// Results that have ended before the acquisition did.
+    fn endings(&self, acquisition: &Acquisition) -> Vec<Ending> {
+        let endings = |shown: &mut ronchi_sinks::live::Acquisition| {
+            shown.pictures_mut().map(|images: &mut Images| images.endings()).unwrap_or_default()
+        };
+        self.board.update_id(&acquisition.id, endings).unwrap_or_default()
+    }
+
     fn store_results(&self, acquisition: &Acquisition) -> anyhow::Result<()> {
         let Some(data_set) = &acquisition.data_set else { return Ok(()) };
         let results = self
@@ -212,6 +220,7 @@ impl Finisher {
                 resident_max_bytes: process::resident_max_bytes(),
             },
             writer: self.board.wiring.write_method.clone(),
+            ended_results: self.endings(acquisition),
             errors,
         }
     }

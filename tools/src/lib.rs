@@ -1,8 +1,10 @@
-//! The `ronchi` program as a library: wiring, commands and detector simulators, for the binary, tests and benchmarks.
+//! The `ronchi` program as a library: wiring, commands and detector simulators, for the binary, tests and benchmarks; and
+//! [`main_with`], for programs that add reductions of a lab's own.
 
 mod acquisitions;
 mod asked;
 mod catch_up;
+mod cli;
 mod condition_args;
 pub mod demo;
 mod descriptors;
@@ -28,6 +30,7 @@ pub mod summary;
 pub mod verify;
 pub mod watch;
 
+pub use cli::main_with;
 use ronchi_ingest::ReceiveError;
 use ronchi_sinks::storage::StorageError;
 

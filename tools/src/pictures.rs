@@ -1,5 +1,6 @@
 //! Live images as the publishers and the data set want them.
 
+use std::collections::BTreeSet;
 use std::ops::Range;
 
 use ronchi_pipeline::FrameIndex;
@@ -8,12 +9,24 @@ use ronchi_pipeline::reduce::{
 };
 use ronchi_sinks::live::{Axis, Picture, Pictures};
 use ronchi_sinks::storage::ResultArray;
+use serde::Serialize;
 use serde_json::json;
+
+/// A result of a lab's own that has ended before the acquisition did: all its numbers are NaN.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Ending {
+    /// Name of the result.
+    pub name: String,
+    /// What went wrong, and where.
+    pub reason: String,
+}
 
 /// The images of one acquisition on the board.
 pub(crate) struct Images {
     images: LiveImages,
     frames: Range<FrameIndex>,
+    /// Results of which it was told that they have ended.
+    told: BTreeSet<String>,
 }
 
 impl Pictures for Images {
@@ -64,12 +77,16 @@ impl Picture for Shown<'_> {
     fn config(&self) -> u32 {
         self.image.epoch()
     }
+
+    fn params(&self) -> serde_json::Value {
+        self.image.ended().map_or(serde_json::Value::Null, |reason| json!({ "ended": reason }))
+    }
 }
 
 impl Images {
     /// Images without a frame in them.
     pub(crate) fn new(images: LiveImages) -> Self {
-        Self { images, frames: 0..0 }
+        Self { images, frames: 0..0, told: BTreeSet::new() }
     }
 
     /// Takes in values of frames of one link.
@@ -137,6 +154,18 @@ impl Images {
         self.images.complete_count()
     }
 
+    /// Results of a lab's own that have ended, and why.
+    pub(crate) fn endings(&self) -> Vec<Ending> {
+        let ending = |(name, reason): (&str, &str)| Ending { name: name.into(), reason: reason.into() };
+        self.images.endings().map(ending).collect()
+    }
+
+    /// Those that nobody was told of.
+    pub(crate) fn new_endings(&mut self) -> Vec<Ending> {
+        let endings = self.endings().into_iter();
+        endings.filter(|ending| self.told.insert(ending.name.clone())).collect()
+    }
+
     /// Computes what needs whole images now.
     pub(crate) fn derive_all(&mut self) {
         self.images.derive_all();
@@ -162,16 +191,19 @@ impl Images {
                 data_type: stored.zarr.into(),
                 fill_value: if is_float { json!("NaN") } else { json!(0) },
                 dimension_names: image.axes().into_iter().map(Into::into).collect(),
-                attributes: self.attributes(image.unit()),
+                attributes: self.attributes(&image),
                 bytes: stored.bytes,
             }
         });
         results.chain([valid]).collect()
     }
 
-    /// Unit, and what holds for all results.
-    fn attributes(&self, unit: &str) -> serde_json::Value {
-        let mut attributes = json!({ "unit": unit });
+    /// Unit, why it has ended if it has, and what holds for all results.
+    fn attributes(&self, image: &LiveImage<'_>) -> serde_json::Value {
+        let mut attributes = json!({ "unit": image.unit() });
+        if let Some(reason) = image.ended() {
+            attributes["ended"] = reason.into();
+        }
         let conditions = self.images.conditions();
         if let Some(correction) = &conditions.correction {
             attributes["corrected"] = json!({ "bad_pixels": correction.bad_count() });

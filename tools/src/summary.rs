@@ -7,6 +7,7 @@ use ronchi_pipeline::format::Law;
 use ronchi_pipeline::{Gap, GapReason, LinkCounters};
 use serde::Serialize;
 
+pub use crate::pictures::Ending;
 use crate::process::Memory;
 
 /// How an acquisition went.
@@ -38,6 +39,8 @@ pub struct Summary {
     pub memory: Memory,
     /// How frames were written.
     pub writer: String,
+    /// Results of a lab's own that have ended before the acquisition did; the others and the recording are not affected.
+    pub ended_results: Vec<Ending>,
     /// What went wrong, in words.
     pub errors: Vec<String>,
 }
@@ -206,6 +209,9 @@ impl Display for Summary {
             let (skipped, later) = (frames.live_skipped, frames.backfilled);
             writeln!(f, "  {skipped} frames skipped live, {later} of them reduced from disk afterwards")?;
         }
+        for Ending { name, reason } in &self.ended_results {
+            writeln!(f, "  RESULT {name} HAS ENDED: {reason}")?;
+        }
         for error in &self.errors {
             writeln!(f, "  ERROR: {error}")?;
         }
@@ -249,6 +255,7 @@ mod tests {
             cpu_s: 0.0,
             memory: Memory { ceiling_bytes: 0, resident_max_bytes: 0 },
             writer: String::new(),
+            ended_results: Vec::new(),
             errors: Vec::new(),
         }
     }

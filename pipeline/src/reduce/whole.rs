@@ -115,8 +115,7 @@ impl LiveImages {
                     let version = LiveImage::new(self, number).measured_version();
                     let (make, form) = (self.custom_finish(of), Form { stacked: None, ..form });
                     let inputs = || self.custom_partials(output, of);
-                    let is_wanted = version > known && of.ended().is_none();
-                    is_wanted.then(|| Derivation { key, version, make, inputs: inputs(), form })
+                    (version > known).then(|| Derivation { key, version, make, inputs: inputs(), form })
                 }
                 _ => None,
             }

@@ -126,7 +126,7 @@ fn all(bad: Option<(u64, bool)>) -> [Reduction; 4] {
 }
 
 fn data(kind: PixelKind, order: ByteOrder, seed: u64) -> Data {
-    let pixel = |frame: u64, at: u64| ((frame * 131 + at * 29 + seed * 7) * 2_654_435_761 >> 7 & 0xff) as f64;
+    let pixel = |frame: u64, at: u64| ((((frame * 131 + at * 29 + seed * 7) * 2_654_435_761) >> 7) & 0xff) as f64;
     let frame = |frame| (0..24).map(|at| if (at + frame) % 3 == 0 { 0.0 } else { pixel(frame, at) }).collect();
     Data { detector: SHAPE, pixel: PixelType::new(kind, order), frames: (0..6).map(frame).collect() }
 }

@@ -25,7 +25,7 @@ use ronchi_pipeline::reduce::{Frames, ReducePlan, Reducer};
 use ronchi_pipeline::{FrameFlag, FrameIndex, Layout};
 use ronchi_sinks::storage::{Access, ReadPlan, Reader, Run, Runs};
 
-use crate::pictures::Images;
+use crate::pictures::{Ending, Images};
 use crate::process;
 
 /// Largest share of the work, in bytes: as much as a reader has in flight; while one thread begins a share, the reads of
@@ -224,7 +224,10 @@ impl Workers {
             }
         }
         images.derive_all();
-        (images, shared.errors.into_inner().unwrap_or_else(PoisonError::into_inner))
+        let mut errors = shared.errors.into_inner().unwrap_or_else(PoisonError::into_inner);
+        let told = |ending: Ending| format!("result {} has ended: {}", ending.name, ending.reason);
+        errors.extend(images.endings().into_iter().map(told));
+        (images, errors)
     }
 }
 

@@ -25,7 +25,7 @@ fn root() -> PathBuf {
 /// All Rust sources of the workspace with their path relative to the root.
 fn sources() -> Vec<(String, String)> {
     let mut found = Vec::new();
-    for folder in ["pipeline", "config", "ingest", "sinks", "tools", "benches"] {
+    for folder in ["pipeline", "config", "ingest", "sinks", "tools", "benches", "examples"] {
         collect(&root().join(folder), &mut found);
     }
     assert!(found.len() > 20, "the sources are somewhere else");
@@ -59,6 +59,7 @@ fn crates_point_one_way() {
         ("ronchi-ingest", vec!["ronchi-config", "ronchi-pipeline"]),
         ("ronchi-sinks", vec!["ronchi-config", "ronchi-pipeline"]),
         ("ronchi", vec!["ronchi-config", "ronchi-ingest", "ronchi-pipeline", "ronchi-sinks"]),
+        ("own-reduction", vec!["ronchi", "ronchi-pipeline"]),
         ("ronchi-benches", vec!["ronchi", "ronchi-config", "ronchi-ingest", "ronchi-pipeline", "ronchi-sinks"]),
     ]);
     let packages = metadata["packages"].as_array().expect("packages");
