@@ -12,6 +12,7 @@ use super::partial::Values;
 use super::patterns::{Accumulator, Patterns};
 use super::plan::ReducePlan;
 use super::spec::{Column, Source};
+use super::vector::Machine;
 
 /// What a plan computes of corrected frames.
 #[derive(Debug, Clone)]
@@ -39,6 +40,7 @@ impl Corrected {
 /// Scratch of one reducer for corrected frames.
 #[derive(Debug)]
 pub(super) struct CorrectedFrames {
+    machine: Machine,
     kernel: Floats,
     frame: Vec<f32>,
     bytes: Vec<u8>,
@@ -48,7 +50,13 @@ pub(super) struct CorrectedFrames {
 
 impl CorrectedFrames {
     pub(super) fn new(of: &Corrected) -> Self {
-        Self { kernel: Floats::new(&of.plan), frame: Vec::new(), bytes: Vec::new(), columns: Vec::new() }
+        Self {
+            machine: Machine::best(),
+            kernel: Floats::new(&of.plan),
+            frame: Vec::new(),
+            bytes: Vec::new(),
+            columns: Vec::new(),
+        }
     }
 
     /// Corrects the frames at positions `taken` one by one; patterns go to `patterns`, values stay in `columns`.
@@ -62,7 +70,7 @@ impl CorrectedFrames {
                 self.bytes.clear();
                 self.bytes.extend(self.frame.iter().flat_map(|pixel| pixel.to_le_bytes()));
                 let one = Frames::new(0, &self.bytes, plan.pixel, plan.region).expect("one pixel for each of the tile");
-                self.kernel.run(plan, &one, &[0], patterns);
+                self.kernel.run(self.machine, plan, &one, &[0], patterns);
             }
             let width = plan.region.width as usize;
             let mut windows = of.windows.iter();

@@ -17,6 +17,9 @@ pub(super) const UNIT: i32 = -192;
 /// Additions a digit takes between two [`Exact::settle`]: each adds less than 2^32.
 pub(super) const ADDITIONS_MAX: u64 = 1 << 30;
 
+/// Numbers from here on, 2^100, are added in pieces.
+const LARGE: f64 = f64::from_bits((1023 + 100) << 52);
+
 pub(super) const NAN: u8 = 1;
 pub(super) const INFINITE: u8 = 2;
 pub(super) const MINUS_INFINITE: u8 = 4;
@@ -64,6 +67,19 @@ impl Exact {
         let place = place.clamp(0, 288) as usize; // The bound of the doc line, so that three digits remain.
         let shifted = i128::from(mantissa) << (place % 32);
         self.add_digits(place / 32, if value < 0.0 { -shifted } else { shifted });
+    }
+
+    /// One number below 2^190 in magnitude; what is below 2^-192 of it is cut off.
+    pub(super) fn of(value: f64) -> Self {
+        let mut sum = Self::default();
+        if value.is_finite() && value.abs() >= LARGE {
+            let exponent = (value.to_bits() >> 52 & 0x7ff) as i32 - 1075;
+            sum.add_integer(scale(value, -exponent) as i128, exponent);
+        } else {
+            sum.add_f64(value);
+        }
+        sum.settle();
+        sum
     }
 
     /// Adds `value * 2^exponent`, exactly; `exponent >= -192`, and the product stays below 2^160.

@@ -5,7 +5,7 @@
 //! inlined there, so that plain loops become vector code.
 //!
 //! # Why this way
-//! Weighted sums have their own kernel ([`super::dot`]). Where patterns or segments ([`super::segments`]) are wanted too, those
+//! Weighted sums have their own kernels ([`super::dot`], [`super::dot_float`]). Where patterns or segments ([`super::segments`]) are wanted too, those
 //! take some rows of eight frames, and weighted sums then find them in the second-level cache and ask memory for
 //! the next ones meanwhile. The part of a row that anything wants is brought into native order in a buffer that stays in
 //! the first-level cache. Where patterns are wanted, a few frames are read side by side, row by row, so that a piece of
@@ -14,11 +14,11 @@
 use std::ops::Range;
 
 use super::dot::{CHUNKS, Dots, LINE, OCTET, Planes, Stack};
+use super::dot_float::{FloatDots, Singles};
 use super::frames::Frames;
 use super::patterns::{ExtremePattern, Patterns, SquaresPattern, SumPattern};
 use super::plan::{Place, ReducePlan};
 use super::rows::CHUNK_PIXELS;
-use super::spec::ColumnKind;
 use super::vector::Multiply;
 
 /// Frames read side by side where patterns are wanted.
@@ -29,7 +29,7 @@ const NEAR_PIXELS: usize = 2048;
 const AHEAD_BYTES: usize = 4096;
 
 /// An integer pixel and how sums of it stay in range; rows have at most 65536 pixels.
-pub(super) trait Pixel: Copy + Default + Ord + Planes {
+pub(super) trait Pixel: Copy + Default + Ord + Planes + Singles {
     /// Sum over frames of one pixel, until it is flushed.
     type Low: Copy + Default + Into<u64>;
     /// Frames after which `Low` must be flushed.
@@ -179,6 +179,7 @@ pub(super) struct Integers<P: Pixel> {
     thresholds: Vec<Option<P>>,
     values: Values,
     dots: Dots,
+    floats: FloatDots,
 }
 
 /// What was found in the frames of a block, frame by frame.
@@ -198,6 +199,7 @@ impl<P: Pixel> Integers<P> {
             thresholds: plan.extras.thresholds.iter().map(|&threshold| P::least_from(threshold)).collect(),
             values: Values::default(),
             dots: Dots::new(),
+            floats: FloatDots::new(),
         }
     }
 
@@ -213,6 +215,7 @@ impl<P: Pixel> Integers<P> {
     ) {
         self.values.clear(plan, taken.len());
         self.dots.clear(plan.fixed.rows());
+        self.floats.clear(&plan.floats);
         if self.low_frames + taken.len() as u64 > P::LOW_FRAMES {
             self.flush(patterns);
         }
@@ -221,6 +224,7 @@ impl<P: Pixel> Integers<P> {
         let stack = |positions| Stack { bytes: frames.bytes, frame_bytes: frames.frame_bytes(), positions };
         if plan.accumulators.is_empty() && plan.segments.is_empty() {
             self.dots.multiply::<P, BIG>(vector, rows, &stack(taken));
+            self.floats.multiply::<P, BIG>(vector, &plan.floats, &stack(taken));
             return;
         }
         let (pixel_count, width) = (plan.region.pixel_count() as usize, plan.region.width as usize);
@@ -234,6 +238,7 @@ impl<P: Pixel> Integers<P> {
             }
             self.dots.finish::<P>(rows, positions.len());
         }
+        self.floats.multiply::<P, BIG>(vector, &plan.floats, &stack(taken));
     }
 
     /// Everything that is not a weighted sum, of rows `lines` of frames numbered from `first` on.
@@ -324,20 +329,11 @@ impl<P: Pixel> Integers<P> {
     }
 
     /// Appends the values of all frames of the last block to a column.
-    pub(super) fn append(
-        &self,
-        plan: &ReducePlan,
-        place: Place,
-        kind: ColumnKind,
-        frame_count: usize,
-        out: &mut super::partial::Values,
-    ) {
+    pub(super) fn append(&self, plan: &ReducePlan, place: Place, frame_count: usize, out: &mut super::partial::Values) {
         let (values, extras) = (&self.values, &plan.extras);
         for frame in 0..frame_count {
             match place {
-                Place::Dot(number) if kind == ColumnKind::Exact => {
-                    out.push_exact(plan.fixed.real(number, self.dots.totals(frame)));
-                }
+                Place::FloatDot(number) => out.push_exact(self.floats.total(frame, number)),
                 // Integers under weights of 0 and 1, or coordinates: never negative.
                 Place::Dot(number) => out.push_integer(plan.fixed.integer(number, self.dots.totals(frame)) as u128),
                 Place::Squares(number) => out.push_integer(values.squares[frame * extras.squares.count + number]),

@@ -1,18 +1,20 @@
-//! The kernel for floating point pixels: every sum is exact ([`super::exact`]), so results do not depend on order.
+//! The kernel for floating point pixels.
 //!
 //! # Why this way
-//! Exactness first. Weighted sums have their own kernel ([`super::dot_f32`]); squares and patterns cost about two integer
-//! additions per pixel.
+//! Weighted sums have their own kernel ([`super::dot_float`]). Squares and patterns are exact ([`super::exact`]), so that they do
+//! not depend on order: about two integer additions per pixel.
 
-use pulp::{Arch, Simd, WithSimd};
+use pulp::NullaryFnOnce;
 
-use super::dot_f32::FloatDots;
+use super::dot::Stack;
+use super::dot_float::FloatDots;
 use super::exact::Exact;
 use super::frames::Frames;
 use super::partial::Values;
 use super::patterns::{ExtremePattern, NO_KEY, Patterns, SquaresPattern, SumPattern, key_of};
 use super::plan::{Place, ReducePlan};
 use super::segments::Segment;
+use super::vector::{Machine, Multiply};
 use crate::ByteOrder;
 
 /// Larger squares count as infinite: exact sums have no room for them.
@@ -29,20 +31,21 @@ pub(super) struct Floats {
 }
 
 /// One pass over a block: a type, because only this can be forced into the function that has the vector instructions.
-struct Pass<'a> {
+struct Pass<'a, V> {
     kernel: &'a mut Floats,
+    vector: V,
     plan: &'a ReducePlan,
     frames: &'a Frames<'a>,
     taken: &'a [usize],
     patterns: &'a mut Patterns,
 }
 
-impl WithSimd for Pass<'_> {
+impl<V: Multiply> NullaryFnOnce for Pass<'_, V> {
     type Output = ();
 
     #[inline(always)]
-    fn with_simd<S: Simd>(self, simd: S) {
-        self.kernel.reduce(simd, self.plan, self.frames, self.taken, self.patterns);
+    fn call(self) {
+        self.kernel.reduce(self.vector, self.plan, self.frames, self.taken, self.patterns);
     }
 }
 
@@ -54,14 +57,28 @@ impl Floats {
 
     /// Reduces the frames at positions `taken` with what the processor can do: patterns go to `patterns`, values stay for
     /// [`Self::append`].
-    pub(super) fn run(&mut self, plan: &ReducePlan, frames: &Frames<'_>, taken: &[usize], patterns: &mut Patterns) {
-        Arch::new().dispatch(Pass { kernel: self, plan, frames, taken, patterns });
+    pub(super) fn run(
+        &mut self,
+        machine: Machine,
+        plan: &ReducePlan,
+        frames: &Frames<'_>,
+        taken: &[usize],
+        patterns: &mut Patterns,
+    ) {
+        let kernel = self;
+        match machine {
+            Machine::Plain(vector) => vector.run(Pass { kernel, vector, plan, frames, taken, patterns }),
+            #[cfg(target_arch = "x86_64")]
+            Machine::Avx2(vector) => vector.run(Pass { kernel, vector, plan, frames, taken, patterns }),
+            #[cfg(target_arch = "x86_64")]
+            Machine::Vnni(vector) => vector.run(Pass { kernel, vector, plan, frames, taken, patterns }),
+        }
     }
 
     #[inline(always)]
-    fn reduce<S: Simd>(
+    fn reduce(
         &mut self,
-        simd: S,
+        vector: impl Multiply,
         plan: &ReducePlan,
         frames: &Frames<'_>,
         taken: &[usize],
@@ -71,8 +88,12 @@ impl Floats {
         self.squares.resize(taken.len() * plan.extras.squares.count, Exact::default());
         self.counts.clear();
         self.counts.resize(taken.len() * plan.extras.at_least.count, 0);
-        let bytes = (frames.bytes, frames.frame_bytes());
-        self.dots.multiply(simd, &plan.floats, bytes, plan.pixel.order, taken);
+        let stack = Stack { bytes: frames.bytes, frame_bytes: frames.frame_bytes(), positions: taken };
+        self.dots.clear(&plan.floats);
+        match plan.pixel.order {
+            ByteOrder::Little => self.dots.multiply::<f32, false>(vector, &plan.floats, &stack),
+            ByteOrder::Big => self.dots.multiply::<f32, true>(vector, &plan.floats, &stack),
+        }
         if !plan.accumulators.is_empty() || !plan.segments.is_empty() {
             self.reduce_rows(plan, frames, taken, patterns);
         }
@@ -128,7 +149,8 @@ impl Floats {
         let extras = &plan.extras;
         for frame in 0..frame_count {
             match place {
-                Place::Dot(number) => out.push_exact(self.dots.totals(frame)[number]),
+                Place::FloatDot(number) => out.push_exact(self.dots.total(frame, number)),
+                Place::Dot(_) => {} // Only of integer pixels.
                 Place::Squares(number) => out.push_exact(self.squares[frame * extras.squares.count + number]),
                 Place::AtLeast(number) => {
                     out.push_integer(u128::from(self.counts[frame * extras.at_least.count + number]));

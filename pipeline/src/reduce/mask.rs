@@ -219,8 +219,7 @@ impl Mask {
         }
     }
 
-    /// Whether a resolution of 2^-28 of two to the power of [`Self::exponent`] serves as well as single precision, which the
-    /// weights are given in; the same for all tiles of a mask.
+    /// Whether the weights are given in single precision, and not short; the same for all tiles of a mask.
     pub(super) fn is_single(&self) -> bool {
         matches!(self.weights, Weights::Real { is_single: true, .. })
     }
@@ -471,13 +470,13 @@ fn image(detector: SigShape, (height, width): (u32, u32), weights: &[f64]) -> Re
     Ok(mask)
 }
 
-/// Whether weights are single precision numbers, and rounding each to 2^-28 times `2^exponent` loses no more of their sum than
-/// single precision does: 2^-24 of it.
+/// Whether weights are best taken as numbers of single precision: they are such numbers, also when divided by `2^exponent`, and not
+/// all so short that sums of integer pixels in double precision are exact.
 fn is_single(weights: &[f64], exponent: i32) -> bool {
-    let single = weights.iter().all(|&weight| f64::from(weight as f32) == weight);
-    let count = weights.iter().filter(|&&weight| weight != 0.0).count() as f64;
-    let sum: f64 = weights.iter().map(|&weight| scale(weight, -exponent).abs()).sum();
-    single && count * 2.0_f64.powi(-29) <= sum * 2.0_f64.powi(-24)
+    let is_single = |weight: f64| f64::from(weight as f32) == weight;
+    let is_short = |weight: f64| (scale(weight, 16 - exponent)).fract() == 0.0;
+    let is_either = |&weight: &f64| is_single(weight) && is_single(scale(weight, -exponent));
+    weights.iter().all(is_either) && !weights.iter().all(|&weight| is_short(weight))
 }
 
 /// Smallest exponent whose power of two exceeds a positive finite number.

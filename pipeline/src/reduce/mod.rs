@@ -6,8 +6,9 @@
 //! serves live blocks and frames read back from disk: both are [`Frames`].
 //!
 //! # Invariants
-//! - I1: no sum rounds before the end: integers add as integers, floating point numbers in fixed point
-//!   ([`Exact`]). Finished results are bit-identical for any tiling, order and number of threads.
+//! - I1: integers add as integers, floating point numbers in fixed point ([`Exact`]): nothing rounds where frames, threads and
+//!   tiles are put together. Only the sum of one frame of one tile under real weights, or of floating point pixels, rounds, always in the same
+//!   order. So finished results are bit-identical for any order and number of threads, and sums of integers for any tiling.
 //!
 //! # Units
 //! Detector pixels `(y, x)` of the whole detector, also inside a tile. Definitions: `docs/reductions.md`.
@@ -18,7 +19,7 @@ mod correction;
 mod custom;
 mod digits;
 mod dot;
-mod dot_f32;
+mod dot_float;
 mod epoch;
 mod error;
 mod events;

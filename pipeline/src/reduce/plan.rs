@@ -5,9 +5,9 @@ use std::sync::Arc;
 use super::conditions::{Conditions, Roi};
 use super::corrected::Corrected;
 use super::custom::CustomPart;
-use super::digits::{FixedMasks, Weighted};
+use super::digits::{Factor, FixedMasks, Weighted};
 use super::dot::magnitude_max;
-use super::dot_f32::FloatRows;
+use super::dot_float::FloatRows;
 use super::error::PlanError;
 use super::kinds::Reduction;
 use super::mask::Mask;
@@ -26,8 +26,9 @@ pub struct ReducePlan {
     pub(super) segments: Segments,
     /// What is wanted of some slots.
     pub(super) extras: Extras,
-    /// Weighted sums of integer pixels (`fixed`) and of floating point pixels (`floats`); one of them is empty.
+    /// Weighted sums in integers: of integer pixels under binary masks.
     pub(super) fixed: FixedMasks,
+    /// All others.
     pub(super) floats: FloatRows,
     /// For every column, where the kernel leaves its value; `None` for the next column of the corrected frames.
     pub(super) places: Vec<Option<Place>>,
@@ -102,8 +103,10 @@ impl Numbered {
 /// Where a kernel leaves the value of a column.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Place {
-    /// Weighted sum, by number.
+    /// Weighted sum in integers, by number.
     Dot(usize),
+    /// Weighted sum in floating point, by number.
+    FloatDot(usize),
     /// Sum of squares, by number.
     Squares(usize),
     /// Count, by number.
@@ -167,7 +170,7 @@ impl ReducePlan {
         let detector = spec.detector;
         // Cannot fail: the mask covers the detector, and the region fits it.
         let cropped = |mask: usize| spec.masks[mask].crop(region).ok_or(PlanError::Region { region, detector });
-        let (mut masks, mut dots) = (Masks::default(), Vec::new());
+        let (mut masks, mut fixed, mut floats) = (Masks::default(), Vec::new(), Vec::new());
         let mut extras = Extras::default();
         let mut places = Vec::new();
         for column in columns {
@@ -184,10 +187,16 @@ impl ReducePlan {
                     let threshold = if let Of::AtLeast(value) = of { Some(value.to_bits()) } else { None };
                     extras.place(masks.slot(mask, threshold, || cropped(mask))?, threshold.map(f64::from_bits))
                 }
-                of => {
-                    dots.push((cropped(mask)?, of));
-                    Place::Dot(dots.len() - 1)
-                }
+                of => match of.map(factor).filter(|_| pixel.is_integer()) {
+                    Some(factor) => {
+                        fixed.push((cropped(mask)?, factor));
+                        Place::Dot(fixed.len() - 1)
+                    }
+                    None => {
+                        floats.push((cropped(mask)?, of.map(factor)));
+                        Place::FloatDot(floats.len() - 1)
+                    }
+                },
             }));
         }
         let extra_of = |slot: u32| Extra {
@@ -195,8 +204,8 @@ impl ReducePlan {
             at_least: extras.at_least.of(slot).is_some(),
         };
         let segments = Segments::new(&masks.binary, region, extra_of);
-        let weighted: Vec<_> = dots.iter().map(|(mask, of)| weighted(mask, *of)).collect();
-        let (integers, floats) = if pixel.is_integer() { (&weighted[..], &[][..]) } else { (&[][..], &weighted[..]) };
+        let fixed: Vec<_> = fixed.iter().map(|(mask, factor)| (mask, *factor)).collect();
+        let floats: Vec<_> = floats.iter().map(|(mask, factor)| Weighted { mask, factor: *factor }).collect();
         let needs_all = !accumulators.is_empty();
         let columns_of = |y| if needs_all { (0, region.width) } else { segments.span(y) };
         Ok(Self {
@@ -206,8 +215,8 @@ impl ReducePlan {
             columns_of_row: (0..region.height as usize).map(columns_of).collect(),
             segments,
             extras,
-            fixed: FixedMasks::new(integers, magnitude_max(pixel.kind)),
-            floats: FloatRows::of(floats, region),
+            fixed: FixedMasks::new(&fixed, magnitude_max(pixel.kind)),
+            floats: FloatRows::of(&floats, region),
             places,
             accumulators,
             corrected: None,
@@ -294,12 +303,11 @@ impl Extras {
     }
 }
 
-/// What a column sums over a mask; `None` is of the weights of a real one.
-fn weighted(mask: &Mask, of: Option<Of>) -> Weighted<'_> {
+/// What pixels of a binary mask are multiplied with.
+fn factor(of: Of) -> Factor {
     match of {
-        None => Weighted::Real(mask),
-        Some(Of::MomentY) => Weighted::Rows(mask),
-        Some(Of::MomentX) => Weighted::Columns(mask),
-        Some(_) => Weighted::Pixels(mask),
+        Of::MomentY => Factor::Row,
+        Of::MomentX => Factor::Column,
+        _ => Factor::One,
     }
 }

@@ -159,7 +159,7 @@ impl Reducer {
         let Self { plan, machine, kernel, taken, patterns, .. } = self;
         let (machine, big) = (*machine, plan.pixel.order == ByteOrder::Big);
         if let Kernel::F32(kernel) = kernel {
-            kernel.run(plan, frames, taken, patterns);
+            kernel.run(machine, plan, frames, taken, patterns);
             return;
         }
         let block = Work { plan, frames, taken, patterns };
@@ -188,15 +188,15 @@ impl Reducer {
         into.frames.extend(self.taken.iter().map(|&position| frames.first + position as u64));
         let count = self.taken.len();
         let mut corrected = self.corrected.iter().flat_map(|corrected| &corrected.columns);
-        for ((&place, &(_, kind)), out) in self.plan.places.iter().zip(&self.plan.part.columns).zip(&mut into.columns) {
+        for (&place, out) in self.plan.places.iter().zip(&mut into.columns) {
             let Some(place) = place else {
                 corrected.next().into_iter().for_each(|column| out.extend(column));
                 continue;
             };
             match &self.kernel {
-                Kernel::U8(kernel) => kernel.append(&self.plan, place, kind, count, out),
-                Kernel::U16(kernel) => kernel.append(&self.plan, place, kind, count, out),
-                Kernel::U32(kernel) => kernel.append(&self.plan, place, kind, count, out),
+                Kernel::U8(kernel) => kernel.append(&self.plan, place, count, out),
+                Kernel::U16(kernel) => kernel.append(&self.plan, place, count, out),
+                Kernel::U32(kernel) => kernel.append(&self.plan, place, count, out),
                 Kernel::F32(kernel) => kernel.append(&self.plan, place, count, out),
             }
         }

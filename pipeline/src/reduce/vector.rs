@@ -1,7 +1,7 @@
-//! Multiply-and-add of sixteen-bit integers with the widest instructions the processor has.
+//! Multiply-and-add with the widest instructions the processor has: of sixteen-bit integers, and in floating point.
 //!
 //! # Place in the path
-//! [`super::dot`] is written once over [`Multiply`] and compiled for each of its implementations; [`Machine`] picks one
+//! [`super::dot`] and [`super::dot_float`] are written once over [`Multiply`] and compiled for each of its implementations; [`Machine`] picks one
 //! when a reducer is made.
 //!
 //! # Why this way
@@ -48,6 +48,44 @@ pub(super) trait Multiply: Copy {
     fn add(self, sums: Self::Sums, pixels: &[i16; BLOCK_PIXELS], weights: &Weights) -> Self::Sums;
     /// Asks for the cache line of a byte.
     fn prefetch(self, byte: &u8);
+
+    /// Sums of one row in single precision: eight lanes.
+    type Single: Copy;
+    fn no_single(self) -> Self::Single;
+    /// Adds products of eight pixels, each rounded once with its sum.
+    fn add_single(self, sums: Self::Single, pixels: &[f32; 8], weights: &[f32; 8]) -> Self::Single;
+    /// Lanes `i` and `i + 4` added in double precision.
+    fn fold_single(self, sums: Self::Single) -> [f64; 4];
+
+    /// The same of four rows.
+    type FourSingles: Copy;
+    fn no_four_singles(self) -> Self::FourSingles;
+    fn add_four_singles(self, sums: Self::FourSingles, pixels: &[f32; 8], rows: &[[f32; 8]; 4]) -> Self::FourSingles;
+    fn fold_four_singles(self, sums: Self::FourSingles) -> [[f64; 4]; 4];
+
+    /// Sums of one row in double precision: four lanes.
+    type Double: Copy;
+    fn no_double(self) -> Self::Double;
+    /// Adds products of four pixels, each rounded once with its sum.
+    fn add_double(self, sums: Self::Double, pixels: &[f32; 4], weights: &[f64; 4]) -> Self::Double;
+    fn fold_double(self, sums: Self::Double) -> [f64; 4];
+
+    /// The same of four rows.
+    type FourDoubles: Copy;
+    fn no_four_doubles(self) -> Self::FourDoubles;
+    fn add_four_doubles(self, sums: Self::FourDoubles, pixels: &[f32; 4], rows: &[[f64; 4]; 4]) -> Self::FourDoubles;
+    fn fold_four_doubles(self, sums: Self::FourDoubles) -> [[f64; 4]; 4];
+
+    /// Eight numbers in double precision.
+    type Eight: Copy;
+    fn eight(self, numbers: &[f64; 8]) -> Self::Eight;
+    /// Adds eight numbers times one, each product rounded once with its sum.
+    fn add_eight(self, sums: Self::Eight, numbers: &[f32; 8], weight: f64) -> Self::Eight;
+    /// Adds to eight sums.
+    fn fold_eight(self, numbers: Self::Eight, into: &mut [f64; 8]);
+    /// Turns rows into columns.
+    fn transpose(self, rows: [&[f32; 8]; 8], columns: &mut [[f32; 8]; 8]);
+
     /// Runs `work` with the instructions of this processor.
     fn run(self, work: impl pulp::NullaryFnOnce<Output = ()>);
 }
@@ -93,6 +131,112 @@ impl Multiply for Plain {
     #[inline(always)]
     fn prefetch(self, _: &u8) {}
 
+    type Single = [f32; 8];
+
+    #[inline(always)]
+    fn no_single(self) -> [f32; 8] {
+        [0.0; 8]
+    }
+
+    #[inline(always)]
+    fn add_single(self, sums: [f32; 8], pixels: &[f32; 8], weights: &[f32; 8]) -> [f32; 8] {
+        std::array::from_fn(|lane| pixels[lane].mul_add(weights[lane], sums[lane]))
+    }
+
+    #[inline(always)]
+    fn fold_single(self, sums: [f32; 8]) -> [f64; 4] {
+        std::array::from_fn(|lane| f64::from(sums[lane]) + f64::from(sums[lane + 4]))
+    }
+
+    type FourSingles = [[f32; 8]; 4];
+
+    #[inline(always)]
+    fn no_four_singles(self) -> [[f32; 8]; 4] {
+        [self.no_single(); 4]
+    }
+
+    #[inline(always)]
+    fn add_four_singles(self, sums: [[f32; 8]; 4], pixels: &[f32; 8], rows: &[[f32; 8]; 4]) -> [[f32; 8]; 4] {
+        let ([a, b, c, d], [e, f, g, h]) = (sums, rows);
+        [
+            self.add_single(a, pixels, e),
+            self.add_single(b, pixels, f),
+            self.add_single(c, pixels, g),
+            self.add_single(d, pixels, h),
+        ]
+    }
+
+    #[inline(always)]
+    fn fold_four_singles(self, sums: [[f32; 8]; 4]) -> [[f64; 4]; 4] {
+        let [a, b, c, d] = sums;
+        [self.fold_single(a), self.fold_single(b), self.fold_single(c), self.fold_single(d)]
+    }
+
+    type Double = [f64; 4];
+
+    #[inline(always)]
+    fn no_double(self) -> [f64; 4] {
+        [0.0; 4]
+    }
+
+    #[inline(always)]
+    fn add_double(self, sums: [f64; 4], pixels: &[f32; 4], weights: &[f64; 4]) -> [f64; 4] {
+        std::array::from_fn(|lane| f64::from(pixels[lane]).mul_add(weights[lane], sums[lane]))
+    }
+
+    #[inline(always)]
+    fn fold_double(self, sums: [f64; 4]) -> [f64; 4] {
+        sums
+    }
+
+    type FourDoubles = [[f64; 4]; 4];
+
+    #[inline(always)]
+    fn no_four_doubles(self) -> [[f64; 4]; 4] {
+        [self.no_double(); 4]
+    }
+
+    #[inline(always)]
+    fn add_four_doubles(self, sums: [[f64; 4]; 4], pixels: &[f32; 4], rows: &[[f64; 4]; 4]) -> [[f64; 4]; 4] {
+        let ([a, b, c, d], [e, f, g, h]) = (sums, rows);
+        [
+            self.add_double(a, pixels, e),
+            self.add_double(b, pixels, f),
+            self.add_double(c, pixels, g),
+            self.add_double(d, pixels, h),
+        ]
+    }
+
+    #[inline(always)]
+    fn fold_four_doubles(self, sums: [[f64; 4]; 4]) -> [[f64; 4]; 4] {
+        let [a, b, c, d] = sums;
+        [self.fold_double(a), self.fold_double(b), self.fold_double(c), self.fold_double(d)]
+    }
+
+    type Eight = [f64; 8];
+
+    #[inline(always)]
+    fn eight(self, numbers: &[f64; 8]) -> [f64; 8] {
+        *numbers
+    }
+
+    #[inline(always)]
+    fn add_eight(self, sums: [f64; 8], numbers: &[f32; 8], weight: f64) -> [f64; 8] {
+        std::array::from_fn(|lane| f64::from(numbers[lane]).mul_add(weight, sums[lane]))
+    }
+
+    #[inline(always)]
+    fn fold_eight(self, numbers: [f64; 8], into: &mut [f64; 8]) {
+        into.iter_mut().zip(numbers).for_each(|(into, number)| *into += number);
+    }
+
+    #[inline(always)]
+    fn transpose(self, rows: [&[f32; 8]; 8], columns: &mut [[f32; 8]; 8]) {
+        for (x, column) in columns.iter_mut().enumerate() {
+            *column = rows.map(|row| row[x]);
+        }
+    }
+
     fn run(self, work: impl pulp::NullaryFnOnce<Output = ()>) {
         work.call();
     }
@@ -101,7 +245,7 @@ impl Multiply for Plain {
 #[cfg(target_arch = "x86_64")]
 mod x86 {
     use super::*;
-    use core::arch::x86_64::{__m256i, __m512i};
+    use core::arch::x86_64::{__m128, __m256, __m256d, __m256i, __m512, __m512d, __m512i};
 
     pulp::simd_type! {
         /// AVX2.
@@ -138,6 +282,38 @@ mod x86 {
         }
     }
 
+    /// Rows to columns: pairs of rows, then pairs of pairs, then halves.
+    #[inline(always)]
+    fn transpose(avx: pulp::core_arch::x86::Avx, rows: &[__m256; 8]) -> [__m256; 8] {
+        let [a, b] =
+            [fours(avx, [rows[0], rows[1], rows[2], rows[3]]), fours(avx, [rows[4], rows[5], rows[6], rows[7]])];
+        [
+            avx._mm256_permute2f128_ps::<0x20>(a[0], b[0]),
+            avx._mm256_permute2f128_ps::<0x20>(a[1], b[1]),
+            avx._mm256_permute2f128_ps::<0x20>(a[2], b[2]),
+            avx._mm256_permute2f128_ps::<0x20>(a[3], b[3]),
+            avx._mm256_permute2f128_ps::<0x31>(a[0], b[0]),
+            avx._mm256_permute2f128_ps::<0x31>(a[1], b[1]),
+            avx._mm256_permute2f128_ps::<0x31>(a[2], b[2]),
+            avx._mm256_permute2f128_ps::<0x31>(a[3], b[3]),
+        ]
+    }
+
+    /// Of four rows, columns `i` and `i + 4` in one register.
+    #[inline(always)]
+    fn fours(avx: pulp::core_arch::x86::Avx, [a, b, c, d]: [__m256; 4]) -> [__m256; 4] {
+        let (low_ab, high_ab): (__m256d, __m256d) =
+            (cast(avx._mm256_unpacklo_ps(a, b)), cast(avx._mm256_unpackhi_ps(a, b)));
+        let (low_cd, high_cd): (__m256d, __m256d) =
+            (cast(avx._mm256_unpacklo_ps(c, d)), cast(avx._mm256_unpackhi_ps(c, d)));
+        [
+            cast(avx._mm256_unpacklo_pd(low_ab, low_cd)),
+            cast(avx._mm256_unpackhi_pd(low_ab, low_cd)),
+            cast(avx._mm256_unpacklo_pd(high_ab, high_cd)),
+            cast(avx._mm256_unpackhi_pd(high_ab, high_cd)),
+        ]
+    }
+
     impl Multiply for Avx2 {
         type Sums = __m256i;
         const IS_WIDE: bool = false;
@@ -163,6 +339,117 @@ mod x86 {
         #[inline(always)]
         fn prefetch(self, byte: &u8) {
             self.sse._mm_prefetch::<{ core::arch::x86_64::_MM_HINT_T0 }>(core::ptr::from_ref(byte).cast());
+        }
+
+        type Single = __m256;
+
+        #[inline(always)]
+        fn no_single(self) -> __m256 {
+            self.avx._mm256_setzero_ps()
+        }
+
+        #[inline(always)]
+        fn add_single(self, sums: __m256, pixels: &[f32; 8], weights: &[f32; 8]) -> __m256 {
+            self.fma._mm256_fmadd_ps(cast(*pixels), cast(*weights), sums)
+        }
+
+        #[inline(always)]
+        fn fold_single(self, sums: __m256) -> [f64; 4] {
+            let [low, high]: [__m128; 2] = cast(sums);
+            cast(self.avx._mm256_add_pd(self.avx._mm256_cvtps_pd(low), self.avx._mm256_cvtps_pd(high)))
+        }
+
+        type FourSingles = [__m256; 4];
+
+        #[inline(always)]
+        fn no_four_singles(self) -> [__m256; 4] {
+            [self.no_single(); 4]
+        }
+
+        #[inline(always)]
+        fn add_four_singles(self, sums: [__m256; 4], pixels: &[f32; 8], rows: &[[f32; 8]; 4]) -> [__m256; 4] {
+            let ([a, b, c, d], [e, f, g, h]) = (sums, rows);
+            [
+                self.add_single(a, pixels, e),
+                self.add_single(b, pixels, f),
+                self.add_single(c, pixels, g),
+                self.add_single(d, pixels, h),
+            ]
+        }
+
+        #[inline(always)]
+        fn fold_four_singles(self, sums: [__m256; 4]) -> [[f64; 4]; 4] {
+            let [a, b, c, d] = sums;
+            [self.fold_single(a), self.fold_single(b), self.fold_single(c), self.fold_single(d)]
+        }
+
+        type Double = __m256d;
+
+        #[inline(always)]
+        fn no_double(self) -> __m256d {
+            self.avx._mm256_setzero_pd()
+        }
+
+        #[inline(always)]
+        fn add_double(self, sums: __m256d, pixels: &[f32; 4], weights: &[f64; 4]) -> __m256d {
+            self.fma._mm256_fmadd_pd(self.avx._mm256_cvtps_pd(cast(*pixels)), cast(*weights), sums)
+        }
+
+        #[inline(always)]
+        fn fold_double(self, sums: __m256d) -> [f64; 4] {
+            cast(sums)
+        }
+
+        type FourDoubles = [__m256d; 4];
+
+        #[inline(always)]
+        fn no_four_doubles(self) -> [__m256d; 4] {
+            [self.no_double(); 4]
+        }
+
+        #[inline(always)]
+        fn add_four_doubles(self, sums: [__m256d; 4], pixels: &[f32; 4], rows: &[[f64; 4]; 4]) -> [__m256d; 4] {
+            let ([a, b, c, d], [e, f, g, h]) = (sums, rows);
+            [
+                self.add_double(a, pixels, e),
+                self.add_double(b, pixels, f),
+                self.add_double(c, pixels, g),
+                self.add_double(d, pixels, h),
+            ]
+        }
+
+        #[inline(always)]
+        fn fold_four_doubles(self, sums: [__m256d; 4]) -> [[f64; 4]; 4] {
+            let [a, b, c, d] = sums;
+            [self.fold_double(a), self.fold_double(b), self.fold_double(c), self.fold_double(d)]
+        }
+
+        type Eight = [__m256d; 2];
+
+        #[inline(always)]
+        fn eight(self, numbers: &[f64; 8]) -> [__m256d; 2] {
+            cast(*numbers)
+        }
+
+        #[inline(always)]
+        fn add_eight(self, sums: [__m256d; 2], numbers: &[f32; 8], weight: f64) -> [__m256d; 2] {
+            let ([low, high], weight) = (cast::<_, [__m128; 2]>(*numbers), self.avx._mm256_set1_pd(weight));
+            [
+                self.fma._mm256_fmadd_pd(self.avx._mm256_cvtps_pd(low), weight, sums[0]),
+                self.fma._mm256_fmadd_pd(self.avx._mm256_cvtps_pd(high), weight, sums[1]),
+            ]
+        }
+
+        #[inline(always)]
+        fn fold_eight(self, [low, high]: [__m256d; 2], into: &mut [f64; 8]) {
+            let [a, b]: [__m256d; 2] = cast(*into);
+            *into = cast([self.avx._mm256_add_pd(a, low), self.avx._mm256_add_pd(b, high)]);
+        }
+
+        #[inline(always)]
+        fn transpose(self, rows: [&[f32; 8]; 8], columns: &mut [[f32; 8]; 8]) {
+            let [a, b, c, d, e, f, g, h] = rows;
+            *columns = cast(transpose(self.avx, &cast([*a, *b, *c, *d, *e, *f, *g, *h])));
         }
 
         #[inline(always)]
@@ -194,6 +481,107 @@ mod x86 {
         #[inline(always)]
         fn prefetch(self, byte: &u8) {
             self.sse._mm_prefetch::<{ core::arch::x86_64::_MM_HINT_T0 }>(core::ptr::from_ref(byte).cast());
+        }
+
+        type Single = __m256;
+
+        #[inline(always)]
+        fn no_single(self) -> __m256 {
+            self.avx._mm256_setzero_ps()
+        }
+
+        #[inline(always)]
+        fn add_single(self, sums: __m256, pixels: &[f32; 8], weights: &[f32; 8]) -> __m256 {
+            self.fma._mm256_fmadd_ps(cast(*pixels), cast(*weights), sums)
+        }
+
+        #[inline(always)]
+        fn fold_single(self, sums: __m256) -> [f64; 4] {
+            let [low, high]: [__m128; 2] = cast(sums);
+            cast(self.avx._mm256_add_pd(self.avx._mm256_cvtps_pd(low), self.avx._mm256_cvtps_pd(high)))
+        }
+
+        /// Two rows in each register.
+        type FourSingles = [__m512; 2];
+
+        #[inline(always)]
+        fn no_four_singles(self) -> [__m512; 2] {
+            [self.avx512f._mm512_setzero_ps(); 2]
+        }
+
+        #[inline(always)]
+        fn add_four_singles(self, sums: [__m512; 2], pixels: &[f32; 8], rows: &[[f32; 8]; 4]) -> [__m512; 2] {
+            let (pixels, rows): (__m512, [__m512; 2]) = (cast([*pixels; 2]), cast(*rows));
+            let ([a, b], [c, d]) = (sums, rows);
+            [self.avx512f._mm512_fmadd_ps(pixels, c, a), self.avx512f._mm512_fmadd_ps(pixels, d, b)]
+        }
+
+        #[inline(always)]
+        fn fold_four_singles(self, sums: [__m512; 2]) -> [[f64; 4]; 4] {
+            let [a, b, c, d]: [__m256; 4] = cast(sums);
+            [self.fold_single(a), self.fold_single(b), self.fold_single(c), self.fold_single(d)]
+        }
+
+        type Double = __m256d;
+
+        #[inline(always)]
+        fn no_double(self) -> __m256d {
+            self.avx._mm256_setzero_pd()
+        }
+
+        #[inline(always)]
+        fn add_double(self, sums: __m256d, pixels: &[f32; 4], weights: &[f64; 4]) -> __m256d {
+            self.fma._mm256_fmadd_pd(self.avx._mm256_cvtps_pd(cast(*pixels)), cast(*weights), sums)
+        }
+
+        #[inline(always)]
+        fn fold_double(self, sums: __m256d) -> [f64; 4] {
+            cast(sums)
+        }
+
+        /// Two rows in each register.
+        type FourDoubles = [__m512d; 2];
+
+        #[inline(always)]
+        fn no_four_doubles(self) -> [__m512d; 2] {
+            [self.avx512f._mm512_setzero_pd(); 2]
+        }
+
+        #[inline(always)]
+        fn add_four_doubles(self, sums: [__m512d; 2], pixels: &[f32; 4], rows: &[[f64; 4]; 4]) -> [__m512d; 2] {
+            let (pixels, rows): (__m256, [__m512d; 2]) = (cast([*pixels; 2]), cast(*rows));
+            let pixels = self.avx512f._mm512_cvtps_pd(pixels);
+            let ([a, b], [c, d]) = (sums, rows);
+            [self.avx512f._mm512_fmadd_pd(pixels, c, a), self.avx512f._mm512_fmadd_pd(pixels, d, b)]
+        }
+
+        #[inline(always)]
+        fn fold_four_doubles(self, sums: [__m512d; 2]) -> [[f64; 4]; 4] {
+            cast(sums)
+        }
+
+        type Eight = __m512d;
+
+        #[inline(always)]
+        fn eight(self, numbers: &[f64; 8]) -> __m512d {
+            cast(*numbers)
+        }
+
+        #[inline(always)]
+        fn add_eight(self, sums: __m512d, numbers: &[f32; 8], weight: f64) -> __m512d {
+            let numbers = self.avx512f._mm512_cvtps_pd(cast(*numbers));
+            self.avx512f._mm512_fmadd_pd(numbers, self.avx512f._mm512_set1_pd(weight), sums)
+        }
+
+        #[inline(always)]
+        fn fold_eight(self, numbers: __m512d, into: &mut [f64; 8]) {
+            *into = cast(self.avx512f._mm512_add_pd(cast(*into), numbers));
+        }
+
+        #[inline(always)]
+        fn transpose(self, rows: [&[f32; 8]; 8], columns: &mut [[f32; 8]; 8]) {
+            let [a, b, c, d, e, f, g, h] = rows;
+            *columns = cast(transpose(self.avx, &cast([*a, *b, *c, *d, *e, *f, *g, *h])));
         }
 
         #[inline(always)]

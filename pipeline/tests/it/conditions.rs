@@ -194,8 +194,8 @@ fn check_corrected_patterns(case: &Case, flaws: &Flaws, images: &LiveImages) {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(200))]
 
-    /// Corrected values and patterns are those of frames corrected pixel by pixel, for any tiling, order and gap; sums do
-    /// not depend on the tiling.
+    /// Corrected values and patterns are those of frames corrected pixel by pixel, for any tiling, order and gap; summed
+    /// patterns do not depend on the tiling.
     #[test]
     fn corrected_like_the_model(pixel in kinds(), seed in any::<u64>()) {
         let mut case = Case::new(pixel, seed);
@@ -210,7 +210,7 @@ proptest! {
         let images = run_under(&case.data, &case.reductions(), case.scan, &case.regions, &case.work, &conditions);
         check_corrected_patterns(&case, &flaws, &images);
         let whole = run_whole_under(&case.data, &case.reductions(), case.scan, &conditions);
-        for (tiled, whole) in images.images().zip(whole.images()).filter(|(image, _)| image.name() != "max") {
+        for (tiled, whole) in images.images().zip(whole.images()).filter(|(image, _)| image.name() == "sum") {
             prop_assert_eq!(tiled.stored(), whole.stored(), "{}", tiled.name());
         }
     }

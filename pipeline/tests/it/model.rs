@@ -192,6 +192,15 @@ fn dot(weights: impl Iterator<Item = f64>, frame: &[f64]) -> (f64, f64) {
         .fold((0.0, 0.0), |(sum, size), (w, &v)| (sum + w * v, size + (w * v).abs()))
 }
 
+/// Whether a mask may be multiplied in single precision: real, and given in it.
+fn is_single(weights: &[f64]) -> bool {
+    !is_binary(weights) && weights.iter().all(|&weight| f64::from(weight as f32) == weight)
+}
+
+fn is_binary(weights: &[f64]) -> bool {
+    weights.iter().all(|&weight| weight == 0.0 || weight == 1.0)
+}
+
 /// Exact for integers of any size, to 1e-12 of the magnitudes otherwise.
 fn close(got: f64, (expected, size): (f64, f64)) -> bool {
     (got - expected).abs() <= 1e-12 * size
@@ -210,7 +219,11 @@ fn check_values(case: &Case, images: &LiveImages) {
         for (m, weights) in case.masks.iter().enumerate() {
             let got = values(images, &format!("m{m}"))[index];
             match &frame {
-                Some(frame) => assert!(close(got, dot(&mut weights.iter().copied(), frame)), "{got} at {index}"),
+                Some(frame) => {
+                    let (want, size) = dot(&mut weights.iter().copied(), frame);
+                    let size = if is_single(weights) { 2e6 * size } else { size };
+                    assert!(close(got, (want, size)), "{got} at {index}");
+                }
                 None => assert!(got.is_nan()),
             }
         }
@@ -292,16 +305,26 @@ proptest! {
         prop_assert_eq!(images.valid(), valid);
     }
 
-    /// With nothing missing, tiles, order and threads leave no trace: files are equal byte for byte.
+    /// With nothing missing, order and threads leave no trace: files are equal byte for byte. Nor do tiles where all that is
+    /// added are integers, or patterns.
     #[test]
     fn independent_of_tiling_and_order(pixel in kinds(), seed in any::<u64>()) {
         let mut case = Case::new(pixel, seed);
         case.work.iter_mut().for_each(|piece| piece.flags.fill(FrameFlag::Ok));
         let tiled = run(&case.data, &case.reductions(), case.scan, &case.regions, &case.work);
+        let backwards: Vec<Piece> = case.work.iter().rev().cloned().collect();
+        let backwards = run(&case.data, &case.reductions(), case.scan, &case.regions, &backwards);
+        for (tiled, backwards) in tiled.images().zip(backwards.images()) {
+            prop_assert_eq!(tiled.stored(), backwards.stored(), "{}", tiled.name());
+        }
         let whole = run_whole(&case.data, &case.reductions(), case.scan);
+        let real = |name: &str| (0..).zip(&case.masks).any(|(m, mask)| name == format!("m{m}") && !is_binary(mask));
         for (tiled, whole) in tiled.images().zip(whole.images()) {
-            prop_assert_eq!(tiled.stored(), whole.stored(), "{}", tiled.name());
             prop_assert_eq!(tiled.shape(), whole.shape());
+            let is_exact = case.data.pixel.is_integer() && !real(tiled.name());
+            if is_exact || ["sum", "max"].contains(&tiled.name()) {
+                prop_assert_eq!(tiled.stored(), whole.stored(), "{}", tiled.name());
+            }
         }
     }
 
