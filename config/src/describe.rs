@@ -60,6 +60,9 @@ impl Plan {
         if let Some(correction) = &self.conditions.correction {
             writeln!(out, "correct   dark counts and gain, {} bad pixels", correction.bad_count())?;
         }
+        if let Some(nodata) = self.conditions.nodata {
+            writeln!(out, "no data   pixels of value {nodata}")?;
+        }
         if let Some(roi) = &self.conditions.roi {
             writeln!(out, "roi       {} of {} positions", roi.position_count(), roi.shape().position_count())?;
         }

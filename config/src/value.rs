@@ -4,7 +4,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
 use std::time::Duration;
 
-use ronchi_pipeline::reduce::{Reduction, VirtualDetector};
+use ronchi_pipeline::reduce::{NoData, Reduction, VirtualDetector};
 use ronchi_pipeline::{AXIS_MAX, NavShape, SigShape};
 
 use crate::limits::{RESERVE_RULE, reserve_bytes};
@@ -141,6 +141,17 @@ pub fn parse_scan(text: &str) -> Result<NavShape, ValueError> {
     let axis = |text: &str| text.parse::<u32>().ok().filter(|n| (1..=AXIS_MAX).contains(n));
     let shape = text.split_once('x').and_then(|(ny, nx)| Some(NavShape { height: axis(ny)?, width: axis(nx)? }));
     shape.ok_or_else(|| ValueError::new(text, format!("expected NYxNX, rows x positions, each from 1 to {AXIS_MAX}")))
+}
+
+/// Reads the value of pixels without data: `max`, the largest of their type, or a number.
+pub fn parse_nodata(text: &str) -> Result<NoData, ValueError> {
+    match text {
+        "max" => Ok(NoData::Max),
+        _ => text
+            .parse()
+            .map(NoData::Value)
+            .map_err(|_| ValueError::new(text, format!("expected max, or a whole number from 0 to {}", u32::MAX))),
+    }
 }
 
 /// Reads how much free space recording leaves alone, in GiB (`0`, `0.5`, `20`); in bytes.

@@ -6,7 +6,8 @@ use std::sync::Arc;
 use anyhow::Result;
 use clap::Args;
 use ronchi_config::condition_file::{self, CorrectionFiles};
-use ronchi_pipeline::reduce::Conditions;
+use ronchi_config::{ValueError, parse_nodata};
+use ronchi_pipeline::reduce::{Conditions, NoData};
 
 /// How pixels are corrected, and which positions count.
 #[derive(Debug, Clone, Args)]
@@ -20,9 +21,16 @@ pub(crate) struct ConditionArgs {
     /// NumPy file that is not 0 where a pixel is bad: the mean of its neighbours takes its place
     #[arg(long, value_name = "FILE")]
     bad: Option<PathBuf>,
+    /// Pixels of this value have no data: max is the largest of their type
+    #[arg(long, value_name = "max|N", value_parser = nodata)]
+    nodata: Option<NoData>,
     /// NumPy file of the scan's shape that is not 0 where positions are reduced
     #[arg(long, value_name = "FILE")]
     roi: Option<PathBuf>,
+}
+
+fn nodata(text: &str) -> Result<NoData, ValueError> {
+    parse_nodata(text)
 }
 
 impl ConditionArgs {
@@ -36,6 +44,10 @@ impl ConditionArgs {
         let files = CorrectionFiles { dark: self.dark, gain: self.gain, bad: self.bad };
         let correction = condition_file::correction(&files)?.map(Arc::new);
         let roi = self.roi.map(|path| condition_file::roi(&path)).transpose()?.map(Arc::new);
-        Ok(Conditions { correction: correction.or(conditions.correction), roi: roi.or(conditions.roi) })
+        Ok(Conditions {
+            correction: correction.or(conditions.correction),
+            nodata: self.nodata.or(conditions.nodata),
+            roi: roi.or(conditions.roi),
+        })
     }
 }

@@ -176,6 +176,9 @@ impl Images {
         if let Some(correction) = &conditions.correction {
             attributes["corrected"] = json!({ "bad_pixels": correction.bad_count() });
         }
+        if let Some(nodata) = conditions.nodata {
+            attributes["nodata"] = json!(nodata.to_string());
+        }
         if let Some(roi) = &conditions.roi {
             attributes["roi_positions"] = json!(roi.position_count());
         }

@@ -4,6 +4,7 @@
 use std::sync::Arc;
 
 use super::correction::Correction;
+use super::nodata::NoData;
 use crate::{FrameIndex, NavShape, Scan, ScanPos};
 
 /// What holds for a whole acquisition; nothing of it unless told.
@@ -11,6 +12,8 @@ use crate::{FrameIndex, NavShape, Scan, ScanPos};
 pub struct Conditions {
     /// How pixels are corrected before anything is computed of them.
     pub correction: Option<Arc<Correction>>,
+    /// How a pixel says that it has no data; all have where not given.
+    pub nodata: Option<NoData>,
     /// The scan positions that are reduced; all where not given.
     pub roi: Option<Arc<Roi>>,
 }

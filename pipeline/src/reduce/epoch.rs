@@ -28,7 +28,7 @@ impl Epoch {
         let accumulators = spec.accumulators(number);
         let kinds = [spec.pixel.kind, spec.pattern_kind()];
         let seen = |&region: &Region| Seen {
-            patterns: Patterns::zero(region, kinds, &accumulators),
+            patterns: Patterns::zero(region, kinds, &accumulators, spec.conditions.nodata.is_some()),
             covered: vec![0; length.div_ceil(64)],
             frame_count: 0,
         };

@@ -8,9 +8,10 @@ use pulp::{Arch, Simd, WithSimd};
 
 use super::dot_f32::FloatDots;
 use super::exact::Exact;
+use super::extremes::{ExtremePattern, NO_KEY, key_of};
 use super::frames::Frames;
 use super::partial::Values;
-use super::patterns::{ExtremePattern, NO_KEY, Patterns, SquaresPattern, SumPattern, key_of};
+use super::patterns::{Patterns, SquaresPattern, SumPattern};
 use super::plan::{Place, ReducePlan};
 use super::segments::Segment;
 use crate::ByteOrder;

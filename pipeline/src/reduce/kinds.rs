@@ -15,6 +15,7 @@ mod field;
 mod fluctuation;
 mod fourier;
 mod histogram;
+mod nodata;
 mod parts;
 mod patterns;
 mod radial;
@@ -31,11 +32,12 @@ use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 
 use super::VirtualDetector;
+use super::error::PlanError;
 use super::output::Output;
-use super::spec::{Needs, PlanError};
+use super::spec::Needs;
 
 /// All kinds, in the order of the documentation.
-const KINDS: [Registered; 18] = [
+const KINDS: [Registered; 19] = [
     Registered::of::<totals::Total>(),
     Registered::of::<centre_of_mass::CentreOfMass>(),
     Registered::of::<patterns::Sum>(),
@@ -51,6 +53,7 @@ const KINDS: [Registered; 18] = [
     Registered::of::<dpc::Dpc>(),
     Registered::of::<fluctuation::Fluctuation>(),
     Registered::of::<saturated::Saturated>(),
+    Registered::of::<nodata::NoData>(),
     Registered::of::<counted::Counted>(),
     Registered::of::<histogram::Histogram>(),
     Registered::of::<binned::Binned>(),

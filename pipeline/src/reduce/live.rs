@@ -23,6 +23,7 @@ use std::ops::Range;
 
 use super::conditions::Conditions;
 use super::epoch::Epoch;
+use super::error::PlanError;
 use super::exact::scale;
 use super::image::LiveImage;
 use super::kinds::Reduction;
@@ -30,7 +31,7 @@ use super::output::{Made, Output};
 use super::partial::Partial;
 use super::patterns::Patterns;
 use super::plan::ReducePlan;
-use super::spec::{Column, PlanError, Spec};
+use super::spec::{Column, Spec};
 use super::store::Store;
 use super::whole::{Derivation, Derived, Form};
 use crate::{FrameIndex, PixelType, Region, Repeats, Scan, SigShape};

@@ -7,11 +7,13 @@ use super::corrected::Corrected;
 use super::digits::{FixedMasks, Weighted};
 use super::dot::magnitude_max;
 use super::dot_f32::FloatRows;
+use super::error::PlanError;
 use super::kinds::Reduction;
 use super::mask::Mask;
+use super::nodata::NoDataPlan;
 use super::patterns::Accumulator;
 use super::segments::{Extra, Segments};
-use super::spec::{Column, ColumnKind, Of, PlanError, Source, Spec};
+use super::spec::{Column, ColumnKind, Of, Source, Spec};
 use crate::{ByteOrder, FrameIndex, PixelKind, PixelType, Region, Scan, SigShape};
 
 /// Everything a [`super::Reducer`] needs to know, immutable, shared by all reducers of a link.
@@ -27,11 +29,15 @@ pub struct ReducePlan {
     /// Weighted sums of integer pixels (`fixed`) and of floating point pixels (`floats`); one of them is empty.
     pub(super) fixed: FixedMasks,
     pub(super) floats: FloatRows,
-    /// For every column, where the kernel leaves its value; `None` for the next column of the corrected frames.
+    /// For every column of the kernel, where that leaves its value; `None` for those beside it.
     pub(super) places: Vec<Option<Place>>,
+    /// For every column, where its values come from.
+    pub(super) homes: Vec<Home>,
     pub(super) accumulators: Vec<Accumulator>,
     /// What is computed of corrected frames.
     pub(super) corrected: Option<Box<Corrected>>,
+    /// What becomes of pixels without data, if there can be any.
+    pub(super) nodata: Option<Box<NoDataPlan>>,
     /// Pixels of patterns but sums.
     pub(super) pattern_kind: PixelKind,
     /// Whether pixels are corrected at all: what is counted needs whole frames in any case.
@@ -106,6 +112,17 @@ pub(super) enum Place {
     AtLeast(usize),
 }
 
+/// Where the values of a column come from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Home {
+    /// The kernel leaves them there.
+    Kernel(Place),
+    /// The next column of the corrected frames.
+    Corrected,
+    /// The next column of the pixels without data.
+    NoData,
+}
+
 impl ReducePlan {
     /// Compiles `reductions`, given in coordinates of the whole detector, for the tile `region` of it.
     ///
@@ -129,10 +146,12 @@ impl ReducePlan {
             return Err(PlanError::Region { region, detector });
         }
         let columns: Vec<&Column> = spec.columns.iter().filter(|column| epochs.contains(&column.epoch)).collect();
-        let accumulators = epochs.iter().flat_map(|&epoch| spec.accumulators(epoch));
+        let accumulators: Vec<Accumulator> = epochs.iter().flat_map(|&epoch| spec.accumulators(epoch)).collect();
+        let nodata = NoDataPlan::new(spec, region, &columns, &accumulators);
         let (corrected_columns, own): (Vec<&Column>, Vec<&Column>) =
             columns.iter().partition(|column| spec.corrects_column(column));
-        let (corrected_patterns, patterns): (Vec<_>, Vec<_>) = accumulators.partition(|&a| spec.corrects_pattern(a));
+        let (corrected_patterns, patterns): (Vec<_>, Vec<_>) =
+            accumulators.into_iter().partition(|&a| spec.corrects_pattern(a));
         let mut plan = Self::of_frames(spec, region, spec.pixel, &own, patterns)?;
         let is_needed = !corrected_columns.is_empty() || !corrected_patterns.is_empty();
         if is_needed {
@@ -141,9 +160,13 @@ impl ReducePlan {
             let correction = spec.correction().of_tile(region, spec.pixel);
             plan.corrected = Some(Box::new(Corrected::new(of_corrected, correction, &corrected_columns)));
         }
-        let mut own_places = std::mem::take(&mut plan.places).into_iter();
-        let place = |column: &&Column| if spec.corrects_column(column) { None } else { own_places.next().flatten() };
-        plan.places = columns.iter().map(place).collect();
+        let mut places = plan.places.iter();
+        let home = |column: &&Column| match spec.corrects_column(column) {
+            true => Home::Corrected,
+            false => places.next().copied().flatten().map_or(Home::NoData, Home::Kernel),
+        };
+        plan.homes = columns.iter().map(home).collect();
+        plan.nodata = nodata.map(Box::new);
         plan.part = Arc::new(Part::of(epochs, &columns));
         plan.pattern_kind = spec.pattern_kind();
         plan.is_corrected = spec.conditions.correction.is_some();
@@ -169,7 +192,7 @@ impl ReducePlan {
             let (mask, of) = match column.source {
                 Source::Real(mask) => (mask, None),
                 Source::Binary(mask, of) => (mask, Some(of)),
-                Source::Events(_) => {
+                Source::Events(_) | Source::NoData(_) => {
                     places.push(None); // Counted beside the kernel.
                     continue;
                 }
@@ -204,8 +227,10 @@ impl ReducePlan {
             fixed: FixedMasks::new(integers, magnitude_max(pixel.kind)),
             floats: FloatRows::of(floats, region),
             places,
+            homes: Vec::new(),
             accumulators,
             corrected: None,
+            nodata: None,
             pattern_kind: pixel.kind,
             is_corrected: false,
             scan: None,

@@ -11,12 +11,13 @@ use std::sync::Arc;
 
 use super::conditions::Conditions;
 use super::correction::Correction;
+use super::error::PlanError;
 use super::events::Window;
 use super::kinds::Reduction;
-use super::mask::{DETECTOR_PIXELS_MAX, Mask, MaskError};
+use super::mask::{DETECTOR_PIXELS_MAX, Mask};
 use super::output::Output;
 use super::patterns::Accumulator;
-use crate::{NavShape, PixelKind, PixelType, Region, SigShape};
+use crate::{PixelKind, PixelType, SigShape};
 
 /// Names that virtual detectors may not have: they belong to other results.
 pub const RESERVED_NAMES: [&str; 5] = ["total", "com", "sum", "max", "valid"];
@@ -26,117 +27,6 @@ pub const NAME_BYTES_MAX: usize = 128;
 pub(super) const RESULTS_MAX: usize = 256;
 /// Most numbers per scan position that one list of reductions may keep.
 pub(super) const COLUMNS_MAX: usize = 4096;
-
-/// Why a list of reductions cannot be computed.
-#[derive(Debug, Clone, PartialEq, thiserror::Error)]
-#[non_exhaustive]
-pub enum PlanError {
-    /// A name that cannot be a file or key name.
-    #[error("result name {name:?} must be 1 to 128 letters, digits, '.', '_' or '-', the first a letter or digit")]
-    Name {
-        /// The name, cut to its first characters.
-        name: String,
-    },
-    /// A name that belongs to another result.
-    #[error("result name {name:?} is reserved (total, com, sum, max and valid are)")]
-    Reserved {
-        /// The name.
-        name: String,
-    },
-    /// Two results of the same name.
-    #[error("two results are called {name:?}")]
-    Duplicate {
-        /// The name.
-        name: String,
-    },
-    /// A virtual detector without a mask.
-    #[error("virtual detector {name:?}: {source}")]
-    Mask {
-        /// Its name.
-        name: String,
-        /// Why.
-        source: MaskError,
-    },
-    /// A parameter that does not fit the detector, the pixel type or another parameter.
-    #[error("{name:?}: `{key}` is {value}, must be {expected}")]
-    Parameter {
-        /// Name of the result.
-        name: String,
-        /// Name of the parameter.
-        key: &'static str,
-        /// Its value.
-        value: String,
-        /// What it must be.
-        expected: String,
-    },
-    /// Too many results.
-    #[error("{count} results, at most {RESULTS_MAX} are computed")]
-    TooManyResults {
-        /// Results asked for.
-        count: usize,
-    },
-    /// Two accumulators of which a plan keeps one: histograms with other bins, or counts of electrons with other thresholds.
-    #[error("two different {what} are asked for, and only one is kept: leave one out")]
-    OneOnly {
-        /// What there are two of.
-        what: &'static str,
-    },
-    /// Too many numbers per scan position.
-    #[error("{count} numbers per scan position, at most {COLUMNS_MAX} are kept")]
-    TooManyColumns {
-        /// Numbers asked for.
-        count: usize,
-    },
-    /// A tile that is empty or reaches beyond the detector.
-    #[error("region {region:?} is empty or not inside detector {detector:?}")]
-    Region {
-        /// The tile.
-        region: Region,
-        /// The detector.
-        detector: SigShape,
-    },
-    /// Two tiles that share pixels, which would count twice.
-    #[error("regions {a:?} and {b:?} overlap")]
-    Overlap {
-        /// One tile.
-        a: Region,
-        /// Another.
-        b: Region,
-    },
-    /// No link at all.
-    #[error("no link delivers any region")]
-    NoRegion,
-    /// A detector beyond the limit for patterns.
-    #[error("detector {detector:?} has more than {DETECTOR_PIXELS_MAX} pixels")]
-    DetectorTooLarge {
-        /// The detector.
-        detector: SigShape,
-    },
-    /// A correction of another detector.
-    #[error("the correction is for a detector of {correction:?}, this one is {detector:?}")]
-    Correction {
-        /// What the correction is for.
-        correction: SigShape,
-        /// The detector.
-        detector: SigShape,
-    },
-    /// Chosen positions of another scan, or of none.
-    #[error("positions are chosen of a scan of {roi:?}, this one is {scan:?}")]
-    Roi {
-        /// What they are chosen of.
-        roi: NavShape,
-        /// The scan, if there is one.
-        scan: Option<NavShape>,
-    },
-    /// A scan beyond the limit for images.
-    #[error("scan of {positions} positions, at most {positions_max} can be shown")]
-    ScanTooLarge {
-        /// Positions of the scan.
-        positions: u64,
-        /// The limit.
-        positions_max: u64,
-    },
-}
 
 /// How the numbers of a column are kept until they are finished.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -173,6 +63,8 @@ pub(super) enum Source {
     Real(usize),
     /// Events of single electrons.
     Events(Window),
+    /// Weights under pixels without data.
+    NoData(usize),
 }
 
 /// One number per frame.
@@ -224,6 +116,12 @@ impl Spec {
         }
         if detector.pixel_count() > DETECTOR_PIXELS_MAX {
             return Err(PlanError::DetectorTooLarge { detector });
+        }
+        if let Some(nodata) = conditions.nodata {
+            nodata.value(pixel.kind).ok_or(PlanError::NoData { nodata, kind: pixel.kind })?;
+            if conditions.correction.as_ref().is_some_and(|correction| correction.has_dark()) {
+                return Err(PlanError::NoDataDark);
+            }
         }
         let empty = Self {
             detector,
@@ -289,7 +187,7 @@ impl Spec {
     pub(super) fn corrects_column(&self, column: &Column) -> bool {
         match column.source {
             Source::Binary(_, of) => self.corrects(of),
-            Source::Real(_) => false,
+            Source::Real(_) | Source::NoData(_) => false,
             Source::Events(_) => true,
         }
     }
@@ -408,7 +306,7 @@ impl Needs<'_> {
             return self.weighted(folded, offset);
         }
         let detector = self.spec.detector;
-        let pixel_max = pixel_max(self.spec.pixel).filter(|_| !self.spec.corrects(of));
+        let pixel_max = pixel_max(self.spec.pixel.kind).filter(|_| !self.spec.corrects(of));
         let kind = match (pixel_max, of) {
             (_, Of::AtLeast(_)) => ColumnKind::U64,
             (None, _) => ColumnKind::Exact,
@@ -424,6 +322,15 @@ impl Needs<'_> {
         };
         let mask = self.mask(mask);
         self.column(Source::Binary(mask, of), kind, 0, offset)
+    }
+
+    /// Sum of the weights of a mask under pixels without data; `None` where all have some.
+    pub(super) fn nodata(&mut self, mask: &Mask) -> Option<Sum> {
+        self.spec.conditions.nodata?;
+        let kind = if mask.is_binary() { ColumnKind::U64 } else { ColumnKind::Exact };
+        let exponent = if mask.is_binary() { 0 } else { mask.exponent() };
+        let mask = self.mask(mask.clone());
+        Some(self.column(Source::NoData(mask), kind, exponent, 0.0))
     }
 
     /// Events of single electrons.
@@ -488,7 +395,7 @@ impl Needs<'_> {
         let same_mask = |old: usize, new: usize| Arc::ptr_eq(&before.masks[old], &self.spec.masks[new]);
         match (old, new) {
             (Source::Binary(old, a), Source::Binary(new, b)) => a == b && same_mask(old, new),
-            (Source::Real(old), Source::Real(new)) => same_mask(old, new),
+            (Source::Real(old), Source::Real(new)) | (Source::NoData(old), Source::NoData(new)) => same_mask(old, new),
             (Source::Events(old), Source::Events(new)) => old == new,
             _ => false,
         }
@@ -496,8 +403,8 @@ impl Needs<'_> {
 }
 
 /// Largest value of an integer pixel.
-fn pixel_max(pixel: PixelType) -> Option<u32> {
-    match pixel.kind {
+pub(super) fn pixel_max(kind: PixelKind) -> Option<u32> {
+    match kind {
         PixelKind::U8 => Some(u32::from(u8::MAX)),
         PixelKind::U16 => Some(u32::from(u16::MAX)),
         PixelKind::U32 => Some(u32::MAX),

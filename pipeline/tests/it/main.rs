@@ -6,6 +6,7 @@ mod dectris;
 mod golden;
 mod masks;
 mod model;
+mod nodata;
 mod reductions;
 mod run;
 mod zip;

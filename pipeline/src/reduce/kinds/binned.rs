@@ -6,8 +6,9 @@ use super::Kind;
 use super::parts::{named, wrong};
 use crate::AXIS_MAX;
 use crate::reduce::VirtualDetector;
+use crate::reduce::error::PlanError;
 use crate::reduce::output::Output;
-use crate::reduce::spec::{COLUMNS_MAX, Needs, PlanError, Sum};
+use crate::reduce::spec::{COLUMNS_MAX, Needs, Sum};
 
 /// Sums over `factor x factor` pixels of the rectangle `[from, to)`; a remainder at its end is cut off. A coordinate `y`
 /// becomes `(y - y0 - (factor - 1) / 2) / factor`.

@@ -5,8 +5,9 @@ use serde::{Deserialize, Serialize};
 use super::Kind;
 use super::field::{Field, Integration};
 use super::parts::{Orientation, Selection, centre_or_middle, wrong};
+use crate::reduce::error::PlanError;
 use crate::reduce::output::{At, Axis, Output, Over};
-use crate::reduce::spec::{Needs, Of, PlanError};
+use crate::reduce::spec::{Needs, Of};
 
 /// `(My / S, Mx / S)` of the selected pixels, in detector pixels.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]

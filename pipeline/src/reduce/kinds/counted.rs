@@ -4,10 +4,11 @@ use serde::{Deserialize, Serialize};
 
 use super::Kind;
 use super::parts::wrong;
+use crate::reduce::error::PlanError;
 use crate::reduce::events::Window;
 use crate::reduce::output::Output;
 use crate::reduce::patterns::Accumulator;
-use crate::reduce::spec::{Needs, PlanError};
+use crate::reduce::spec::Needs;
 
 /// Pixels whose corrected counts lie between two thresholds and are more than those of each of the eight around them.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

@@ -4,9 +4,10 @@ use serde::{Deserialize, Serialize};
 
 use super::Kind;
 use super::parts::{Orientation, Selection, centre_or_middle, named};
+use crate::reduce::error::PlanError;
 use crate::reduce::mask::Mask;
 use crate::reduce::output::Output;
-use crate::reduce::spec::{Needs, PlanError};
+use crate::reduce::spec::Needs;
 
 /// `D_y = (bottom - top) / (bottom + top)`, `D_x = (right - left) / (right + left)` as `(y, x)`, turned as asked.
 ///

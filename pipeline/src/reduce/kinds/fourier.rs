@@ -5,9 +5,10 @@ use serde::{Deserialize, Serialize};
 use super::Kind;
 use super::parts::{named, wrong};
 use super::radial::Rings;
+use crate::reduce::error::PlanError;
 use crate::reduce::mask::{Mask, ring_aa};
 use crate::reduce::output::Output;
-use crate::reduce::spec::{Needs, PlanError, Sum};
+use crate::reduce::spec::{Needs, Sum};
 
 /// Highest order.
 const ORDER_MAX: u32 = 64;

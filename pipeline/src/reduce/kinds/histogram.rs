@@ -5,9 +5,10 @@ use serde::{Deserialize, Serialize};
 use super::Kind;
 use super::parts::wrong;
 use crate::PixelKind;
+use crate::reduce::error::PlanError;
 use crate::reduce::output::Output;
 use crate::reduce::patterns::{Accumulator, Bins};
-use crate::reduce::spec::{Needs, PlanError};
+use crate::reduce::spec::Needs;
 
 /// Most bins.
 const BINS_MAX: u32 = 65_536;

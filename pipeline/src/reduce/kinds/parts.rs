@@ -1,8 +1,8 @@
 //! What several kinds have in common: centres, the disk or ring that selects pixels, the orientation of the scan.
 
 use crate::SigShape;
+use crate::reduce::error::PlanError;
 use crate::reduce::mask::Mask;
-use crate::reduce::spec::PlanError;
 use crate::reduce::{MaskError, VirtualDetector};
 
 /// `(y, x)` in detector pixels; `floor(n / 2)` where none is given.

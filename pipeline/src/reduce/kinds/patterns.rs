@@ -3,9 +3,10 @@
 use serde::{Deserialize, Serialize};
 
 use super::Kind;
+use crate::reduce::error::PlanError;
 use crate::reduce::output::Output;
 use crate::reduce::patterns::Accumulator;
-use crate::reduce::spec::{Needs, PlanError};
+use crate::reduce::spec::Needs;
 
 macro_rules! pattern {
     ($kind:ident, $word:literal, $about:literal, |$name:ident, $needs:ident| $output:expr) => {

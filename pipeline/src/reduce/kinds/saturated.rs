@@ -5,9 +5,10 @@ use serde::{Deserialize, Serialize};
 use super::Kind;
 use super::parts::wrong;
 use crate::PixelKind;
+use crate::reduce::error::PlanError;
 use crate::reduce::mask::Mask;
 use crate::reduce::output::Output;
-use crate::reduce::spec::{Needs, Of, PlanError};
+use crate::reduce::spec::{Needs, Of};
 
 /// Pixels at or above `value`.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]

@@ -5,8 +5,9 @@ use serde::{Deserialize, Serialize};
 use super::Kind;
 use super::parts::{centre_or_middle, named, wrong};
 use crate::reduce::VirtualDetector;
+use crate::reduce::error::PlanError;
 use crate::reduce::output::Output;
-use crate::reduce::spec::{Needs, PlanError, Sum};
+use crate::reduce::spec::{Needs, Sum};
 
 /// Most rings and sectors.
 const EACH_MAX: usize = 64;

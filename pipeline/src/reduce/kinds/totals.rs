@@ -4,8 +4,9 @@ use serde::{Deserialize, Serialize};
 
 use super::Kind;
 use crate::reduce::VirtualDetector;
+use crate::reduce::error::PlanError;
 use crate::reduce::output::Output;
-use crate::reduce::spec::{Needs, PlanError, RESERVED_NAMES};
+use crate::reduce::spec::{Needs, RESERVED_NAMES};
 
 /// Sum of weight times pixel.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
