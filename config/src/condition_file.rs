@@ -1,12 +1,13 @@
-//! Corrections of a detector and chosen scan positions, from `.npy` files.
+//! Corrections of a detector, chosen scan positions and shifts of masks, from `.npy` files.
 //!
 //! # Limits
 //! Those of masks: files up to 512 MiB, axes up to 65 536.
 
 use std::path::{Path, PathBuf};
 
-use ronchi_pipeline::reduce::{Correction, CorrectionError, Flaws, Roi, VirtualDetector};
-use ronchi_pipeline::{NavShape, SigShape};
+use ronchi_pipeline::format::npy;
+use ronchi_pipeline::reduce::{ConditionFile, Correction, CorrectionError, Descan, Flaws, Roi, VirtualDetector};
+use ronchi_pipeline::{AXIS_MAX, NavShape, SigShape, crc32c};
 
 use crate::mask_file::{self, MaskError};
 
@@ -38,6 +39,18 @@ pub enum ConditionError {
         /// That of a file before.
         other: SigShape,
     },
+    /// A shift that is none.
+    #[error("{}: shift ({}, {}) at row {y}, column {x}, expected whole numbers from -{AXIS_MAX} to {AXIS_MAX}", path.display(), shift[0], shift[1])]
+    Shift {
+        /// Which file.
+        path: PathBuf,
+        /// Scan row.
+        y: u32,
+        /// Position in it.
+        x: u32,
+        /// The shift.
+        shift: [f64; 2],
+    },
     /// What they say cannot be done.
     #[error(transparent)]
     Correction(#[from] CorrectionError),
@@ -48,7 +61,7 @@ impl ConditionError {
     pub(crate) fn key(&self, files: &CorrectionFiles) -> &'static str {
         let path = match self {
             Self::File(error) => Some(error.path()),
-            Self::Shape { path, .. } => Some(path.as_path()),
+            Self::Shape { path, .. } | Self::Shift { path, .. } => Some(path.as_path()),
             Self::Correction(_) => None,
         };
         let named = [("bad", &files.bad), ("gain", &files.gain), ("dark", &files.dark)];
@@ -57,42 +70,69 @@ impl ConditionError {
     }
 }
 
-/// Reads what corrects a detector; `None` when no file is named.
-pub fn correction(files: &CorrectionFiles) -> Result<Option<Correction>, ConditionError> {
-    let mut shape = None;
-    let mut read = |path: &Option<PathBuf>| -> Result<Option<Vec<f64>>, ConditionError> {
+/// Reads what corrects a detector, and which files say so; `None` when no file is named.
+pub fn correction(files: &CorrectionFiles) -> Result<Option<(Correction, Vec<ConditionFile>)>, ConditionError> {
+    let (mut shape, mut marks) = (None, Vec::new());
+    let mut read = |what: &'static str, path: &Option<PathBuf>| -> Result<Option<Vec<f64>>, ConditionError> {
         let Some(path) = path else { return Ok(None) };
-        let (got, numbers) = numbers(path)?;
+        let (got, numbers, mark) = numbers(what, path)?;
+        marks.push(mark);
         match *shape.get_or_insert(got) {
             other if other == got => Ok(Some(numbers)),
             other => Err(ConditionError::Shape { path: path.clone(), got, other }),
         }
     };
-    let (dark, gain, bad) = (read(&files.dark)?, read(&files.gain)?, read(&files.bad)?);
+    let (dark, gain) = (read("dark", &files.dark)?, read("gain", &files.gain)?);
+    let bad = read("bad", &files.bad)?;
     let bad = bad.map(|numbers| numbers.into_iter().map(|number| number != 0.0).collect());
     let Some(shape) = shape else { return Ok(None) };
-    Ok(Some(Correction::new(shape, Flaws { dark, gain, bad })?))
+    Ok(Some((Correction::new(shape, Flaws { dark, gain, bad })?, marks)))
 }
 
 /// Reads which scan positions are reduced: those whose number is not 0, `(rows, positions per row)`.
-pub fn roi(path: &Path) -> Result<Roi, ConditionError> {
-    let (SigShape { height, width }, numbers) = numbers(path)?;
+pub fn roi(path: &Path) -> Result<(Roi, ConditionFile), ConditionError> {
+    let (SigShape { height, width }, numbers, mark) = numbers("roi", path)?;
     let chosen = numbers.into_iter().map(|number| number != 0.0).collect();
-    Ok(Roi::new(NavShape { height, width }, chosen).expect("a file has as many numbers as its shape says"))
+    let roi = Roi::new(NavShape { height, width }, chosen).expect("a file has as many numbers as its shape says");
+    Ok((roi, mark))
 }
 
-fn numbers(path: &Path) -> Result<(SigShape, Vec<f64>), MaskError> {
-    match mask_file::read(path)? {
-        VirtualDetector::Image { height, width, weights } => Ok((SigShape { height, width }, weights)),
+/// Reads how far masks are moved at every scan position: whole numbers, `(rows, positions per row, 2)`, the last axis `(dy, dx)`
+/// in detector pixels.
+pub fn descan(path: &Path) -> Result<(Descan, ConditionFile), ConditionError> {
+    let bytes = mask_file::read_bytes(path)?;
+    let vectors = npy::read_vectors(&bytes);
+    let (height, width, vectors) = vectors.map_err(|source| MaskError::Content { path: path.to_owned(), source })?;
+    let is_shift = |number: &f64| number.fract() == 0.0 && number.abs() <= f64::from(AXIS_MAX); // Of NaN neither.
+    if let Some(at) = vectors.iter().position(|shift| !shift.iter().all(is_shift)) {
+        let (y, x) = (at as u32 / width, at as u32 % width);
+        return Err(ConditionError::Shift { path: path.to_owned(), y, x, shift: vectors[at] });
+    }
+    let shifts = vectors.into_iter().map(|shift| shift.map(|number| number as i32)).collect();
+    let descan =
+        Descan::table(NavShape { height, width }, shifts).expect("a file has as many numbers as its shape says");
+    Ok((descan, mark("descan", path, &bytes)))
+}
+
+fn numbers(what: &'static str, path: &Path) -> Result<(SigShape, Vec<f64>, ConditionFile), MaskError> {
+    let bytes = mask_file::read_bytes(path)?;
+    match npy::read_mask(&bytes).map_err(|source| MaskError::Content { path: path.to_owned(), source })? {
+        VirtualDetector::Image { height, width, weights } => {
+            Ok((SigShape { height, width }, weights, mark(what, path, &bytes)))
+        }
         _ => unreachable!("mask files are images"),
     }
+}
+
+fn mark(what: &'static str, path: &Path, bytes: &[u8]) -> ConditionFile {
+    let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    ConditionFile { what, name, crc32c: crc32c(bytes) }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use ronchi_pipeline::ScanPos;
-    use ronchi_pipeline::format::npy;
 
     /// Corrections need files of one shape; a file of flags chooses positions.
     #[test]
@@ -105,15 +145,24 @@ mod tests {
         };
         let (dark, bad) = (write("dark.npy", &[2, 2], &[1; 4]), write("bad.npy", &[2, 2], &[0, 1, 0, 0]));
         let files = CorrectionFiles { dark: Some(dark), bad: Some(bad), gain: None };
-        let made = correction(&files).expect("valid").expect("files");
+        let (made, marks) = correction(&files).expect("valid").expect("files");
         assert_eq!((made.detector(), made.bad_count()), (SigShape { height: 2, width: 2 }, 1));
+        let names: Vec<_> = marks.iter().map(|mark| (mark.what, mark.name.as_str())).collect();
+        assert_eq!(names, [("dark", "dark.npy"), ("bad", "bad.npy")]);
+        assert_eq!(marks[0].crc32c, crc32c(&std::fs::read(folder.path().join("dark.npy")).expect("read")));
         let gain = Some(write("gain.npy", &[1, 2], &[1; 2]));
         let error = correction(&CorrectionFiles { gain, ..files.clone() }).expect_err("two shapes").to_string();
         assert!(error.ends_with("gain.npy: shape (1, 2), another file has (2, 2)"), "{error}");
         let bad = Some(write("all.npy", &[2, 2], &[1; 4]));
         assert!(matches!(correction(&CorrectionFiles { bad, ..files }), Err(ConditionError::Correction(_))));
         assert!(correction(&CorrectionFiles::default()).expect("nothing to read").is_none());
-        let chosen = roi(&write("roi.npy", &[1, 2], &[0, 1])).expect("flags");
+        let (chosen, _) = roi(&write("roi.npy", &[1, 2], &[0, 1])).expect("flags");
         assert!(chosen.contains(ScanPos { y: 0, x: 1 }) && chosen.position_count() == 1);
+        let (moved, mark) = descan(&write("descan.npy", &[1, 2, 2], &[0, 1, 2, 3])).expect("shifts");
+        assert_eq!((moved.shift(ScanPos { y: 0, x: 1 }), mark.what), ([2, 3], "descan"));
+        let half = folder.path().join("half.npy");
+        std::fs::write(&half, npy::write("<f4", &[1, 1, 2], &[0, 0, 0, 63, 0, 0, 0, 0])).expect("write");
+        let error = descan(&half).expect_err("half a pixel").to_string();
+        assert!(error.contains("half.npy: shift (0.5, 0) at row 0, column 0, expected whole numbers"), "{error}");
     }
 }

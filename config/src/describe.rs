@@ -63,8 +63,15 @@ impl Plan {
         if let Some(nodata) = self.conditions.nodata {
             writeln!(out, "no data   pixels of value {nodata}")?;
         }
-        if let Some(roi) = &self.conditions.roi {
-            writeln!(out, "roi       {} of {} positions", roi.position_count(), roi.shape().position_count())?;
+        match self.conditions.roi.as_ref().map(|roi| (roi.position_count(), roi.shape(), roi.as_rectangle())) {
+            Some((_, _, Some((y, x)))) => {
+                writeln!(out, "roi       rows {} to {}, columns {} to {}", y.start, y.end, x.start, x.end)?;
+            }
+            Some((count, shape, None)) => writeln!(out, "roi       {count} of {} positions", shape.position_count())?,
+            None => {}
+        }
+        if self.conditions.descan.is_some() {
+            writeln!(out, "descan    masks follow the beam")?;
         }
         let results: Vec<&str> = self.reductions.iter().map(Reduction::name).collect();
         writeln!(out, "results   {}", results.join(", "))?;

@@ -275,6 +275,10 @@ impl<'a> Value<'a> {
         value.or_else(|| self.failed(format!("expected a whole number from {} to {}", range.start(), range.end())))
     }
 
+    pub(crate) fn is_table(&self) -> bool {
+        matches!(self.value, DeValue::Table(_))
+    }
+
     pub(crate) fn is_integer(&self) -> bool {
         self.value.as_integer().is_some()
     }

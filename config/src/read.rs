@@ -225,7 +225,8 @@ impl Reader<'_> {
 
     fn scan(&self) -> ScanPlan {
         let mut plan = ScanPlan::default();
-        let keys = ["shape", "order", "flyback", "sync_offset", "frames_per_position", "passes", "repeats", "roi"];
+        let keys =
+            ["shape", "order", "flyback", "sync_offset", "frames_per_position", "passes", "repeats", "roi", "descan"];
         let Some(section) = self.root.section("scan", &keys) else {
             return plan;
         };

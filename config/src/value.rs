@@ -1,10 +1,11 @@
 //! Values that files and command lines share: names, addresses, shapes, virtual detectors.
 
 use std::net::{IpAddr, SocketAddr};
+use std::ops::Range;
 use std::path::Path;
 use std::time::Duration;
 
-use ronchi_pipeline::reduce::{NoData, Reduction, VirtualDetector};
+use ronchi_pipeline::reduce::{Descan, NoData, Reduction, VirtualDetector};
 use ronchi_pipeline::{AXIS_MAX, NavShape, SigShape};
 
 use crate::limits::{RESERVE_RULE, reserve_bytes};
@@ -152,6 +153,24 @@ pub fn parse_nodata(text: &str) -> Result<NoData, ValueError> {
             .map(NoData::Value)
             .map_err(|_| ValueError::new(text, format!("expected max, or a whole number from 0 to {}", u32::MAX))),
     }
+}
+
+/// Reads chosen scan positions as a rectangle: `Y0..Y1,X0..X1`, without the last ones; `None` for any other text.
+pub fn parse_rectangle(text: &str) -> Option<(Range<u32>, Range<u32>)> {
+    let range = |text: &str| {
+        let (first, end) = text.split_once("..")?;
+        Some(first.parse().ok()?..end.parse().ok()?)
+    };
+    let (y, x) = text.split_once(',')?;
+    Some((range(y)?, range(x)?))
+}
+
+/// Reads a linear descan, six numbers: `OY,OX,RY,RX,CY,CX`, the shift at the first position and its change per row and per
+/// column; `None` for any other text.
+pub fn parse_descan(text: &str) -> Option<Descan> {
+    let numbers: Vec<f64> = text.split(',').map(|number| number.parse().ok()).collect::<Option<_>>()?;
+    let &[oy, ox, ry, rx, cy, cx] = &numbers[..] else { return None };
+    Descan::linear([oy, ox], [ry, rx], [cy, cx])
 }
 
 /// Reads how much free space recording leaves alone, in GiB (`0`, `0.5`, `20`); in bytes.

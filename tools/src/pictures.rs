@@ -3,6 +3,7 @@
 use std::ops::Range;
 
 use ronchi_pipeline::FrameIndex;
+use ronchi_pipeline::format::ScanInfo;
 use ronchi_pipeline::reduce::{
     Derivation, Derived, LiveImage, LiveImages, Partial, Patterns, PlanError, ReducePlan, Reduction,
 };
@@ -176,11 +177,15 @@ impl Images {
         if let Some(correction) = &conditions.correction {
             attributes["corrected"] = json!({ "bad_pixels": correction.bad_count() });
         }
-        if let Some(nodata) = conditions.nodata {
-            attributes["nodata"] = json!(nodata.to_string());
-        }
         if let Some(roi) = &conditions.roi {
             attributes["roi_positions"] = json!(roi.position_count());
+        }
+        let told = conditions.to_json();
+        if !told.is_empty() {
+            attributes["conditions"] = told.into();
+        }
+        if let Some(scan) = self.images.scan() {
+            attributes["scan"] = json!(ScanInfo::from(scan));
         }
         attributes
     }

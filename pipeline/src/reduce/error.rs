@@ -110,10 +110,18 @@ pub enum PlanError {
     #[error("dark counts and a value for pixels without data exclude each other: list these pixels as bad instead")]
     NoDataDark,
     /// Chosen positions of another scan, or of none.
-    #[error("positions are chosen of a scan of {roi:?}, this one is {scan:?}")]
+    #[error("positions are chosen of a scan of {roi:?} (a rectangle: or more), this one is {scan:?}")]
     Roi {
         /// What they are chosen of.
         roi: NavShape,
+        /// The scan, if there is one.
+        scan: Option<NavShape>,
+    },
+    /// Masks that follow the beam over another scan, or over none.
+    #[error("descan is for a scan of {table:?}, this one is {scan:?}")]
+    Descan {
+        /// The scan of the table; a linear law has none.
+        table: Option<NavShape>,
         /// The scan, if there is one.
         scan: Option<NavShape>,
     },

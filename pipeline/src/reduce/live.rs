@@ -113,10 +113,7 @@ impl LiveImages {
         conditions: &Conditions,
     ) -> Result<Self, PlanError> {
         let spec = Spec::new(reductions, detector, pixel, conditions)?;
-        let shape = scan.map(|scan| scan.shape);
-        if let Some(roi) = conditions.roi.as_ref().filter(|roi| Some(roi.shape()) != shape) {
-            return Err(PlanError::Roi { roi: roi.shape(), scan: shape });
-        }
+        conditions.check_scan(scan.map(|scan| scan.shape))?;
         let (place, length) = match scan {
             Some(scan) => {
                 let positions = scan.placed_count();
@@ -207,8 +204,12 @@ impl LiveImages {
 
     fn plan_of(&self, link: u32, epochs: &[u32]) -> Result<ReducePlan, PlanError> {
         let region = self.regions[self.tile_of_link[link as usize]];
-        let scan = if let ScanPlace::Scan(scan) = self.place { Some(scan) } else { None };
-        Ok(ReducePlan::of(&self.spec, region, epochs)?.for_scan(scan))
+        ReducePlan::of(&self.spec, region, epochs, self.scan())
+    }
+
+    /// The scan, if there is one.
+    pub fn scan(&self) -> Option<Scan> {
+        if let ScanPlace::Scan(scan) = self.place { Some(scan) } else { None }
     }
 
     fn grow(&mut self, length: usize) {

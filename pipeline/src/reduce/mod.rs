@@ -15,6 +15,7 @@
 mod conditions;
 mod corrected;
 mod correction;
+mod descan;
 mod digits;
 mod dot;
 mod dot_f32;
@@ -45,8 +46,9 @@ mod vector;
 mod versions;
 mod whole;
 
-pub use conditions::{Conditions, Roi};
+pub use conditions::{ConditionFile, Conditions, Roi};
 pub use correction::{Correction, CorrectionError, Flaws};
+pub use descan::Descan;
 pub use error::PlanError;
 pub use exact::Exact;
 pub use footprint::Footprint;

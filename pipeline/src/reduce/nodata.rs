@@ -57,19 +57,28 @@ pub(super) struct NoDataPlan {
     encoded: Vec<u8>,
     /// 1 for every pixel of the tile but bad ones, C order.
     looked_at: Vec<bool>,
-    /// Weights of the columns that count pixels without data, and what of: C order over the tile.
+    /// Weights of the columns that count pixels without data, and what of: C order over `reach`.
     counts: Vec<(ColumnKind, Vec<f64>)>,
+    tile: Region,
+    /// What the pixels of the tile can come to lie on when frames are moved; else the tile.
+    reach: Region,
     /// Whether extremes must be put right after every frame.
     has_extremes: bool,
 }
 
 impl NoDataPlan {
     /// For these columns and patterns; `None` where all pixels have data.
-    pub(super) fn new(spec: &Spec, region: Region, columns: &[&Column], accumulators: &[Accumulator]) -> Option<Self> {
+    pub(super) fn new(
+        spec: &Spec,
+        tile: Region,
+        reach: Region,
+        columns: &[&Column],
+        accumulators: &[Accumulator],
+    ) -> Option<Self> {
         let value = spec.conditions.nodata?.value(spec.pixel.kind)?;
         let weights = |column: &&Column| {
             let Source::NoData(mask) = column.source else { return None };
-            let mut weights = spec.masks[mask].crop(region)?.to_image();
+            let mut weights = spec.masks[mask].crop(reach)?.to_image();
             weights.iter_mut().for_each(|weight| *weight = scale(*weight, -column.exponent));
             Some((column.kind, weights))
         };
@@ -81,10 +90,34 @@ impl NoDataPlan {
         };
         Some(Self {
             encoded: encoded(value, spec.pixel),
-            looked_at: spec.correction().good_of_tile(region),
+            looked_at: spec.correction().good_of_tile(tile),
             counts: columns.iter().filter_map(weights).collect(),
+            tile,
+            reach,
             has_extremes: accumulators.iter().any(is_extreme),
         })
+    }
+
+    /// Where a pixel of the tile comes to lie in [`Self::reach`] when the frame is moved by minus `shift`; `None` outside.
+    fn moved(&self, place: u32, [dy, dx]: [i32; 2]) -> Option<usize> {
+        let (y, x) = (self.tile.y + place / self.tile.width, self.tile.x + place % self.tile.width);
+        let local = |at: u32, shift: i32, first: u32, length: u32| {
+            let at = i64::from(at) - i64::from(shift) - i64::from(first);
+            (0..i64::from(length)).contains(&at).then_some(at as usize)
+        };
+        let y = local(y, dy, self.reach.y, self.reach.height)?;
+        Some(y * self.reach.width as usize + local(x, dx, self.reach.x, self.reach.width)?)
+    }
+
+    fn count(&self, kind: ColumnKind, weights: &[f64], places: &[u32], shift: [i32; 2]) -> Count {
+        let weights = places.iter().filter_map(|&place| Some(weights[self.moved(place, shift)?]));
+        if kind != ColumnKind::Exact {
+            return Count::Pixels(weights.filter(|&weight| weight != 0.0).count() as u64);
+        }
+        let mut sum = Exact::default();
+        weights.for_each(|weight| sum.add_f64(weight)); // A tile has less than 2^30 pixels.
+        sum.settle();
+        Count::Weights(sum)
     }
 
     /// How many frames of a tile are taken at once.
@@ -108,7 +141,7 @@ pub(super) struct NoDataFrames {
     /// Places in the tile, frame by frame, ascending.
     places: Vec<u32>,
     /// What the frame before had, and what was counted of it: most detectors have the same gaps in every frame.
-    last: (Vec<u32>, Vec<Count>),
+    last: (Vec<u32>, [i32; 2], Vec<Count>),
     extremes: Extremes,
     /// Values of the columns that count, of the last frames.
     pub(super) columns: Vec<Values>,
@@ -123,7 +156,14 @@ enum Count {
 
 impl NoDataFrames {
     /// Finds the pixels without data of the frames at positions `taken`; other frames stay as they are.
-    pub(super) fn find(&mut self, plan: &NoDataPlan, frames: &Frames<'_>, taken: &[usize]) {
+    /// `shift` is that of a frame's masks.
+    pub(super) fn find(
+        &mut self,
+        plan: &NoDataPlan,
+        frames: &Frames<'_>,
+        taken: &[usize],
+        shift: impl Fn(u64) -> [i32; 2],
+    ) {
         self.bytes.clear();
         self.bytes.extend_from_slice(frames.bytes);
         self.places.clear();
@@ -136,7 +176,7 @@ impl NoDataFrames {
             for &place in &self.places[first..] {
                 frame[place as usize * pixel_bytes..][..pixel_bytes].fill(0);
             }
-            self.count(plan, first);
+            self.count(plan, first, shift(frames.first + position as u64));
         }
     }
 
@@ -146,13 +186,14 @@ impl NoDataFrames {
     }
 
     /// Appends what is counted of the frame whose places begin at `first`.
-    fn count(&mut self, plan: &NoDataPlan, first: usize) {
+    fn count(&mut self, plan: &NoDataPlan, first: usize, shift: [i32; 2]) {
         let places = &self.places[first..];
-        let (known, counts) = &mut self.last;
-        if known != places || counts.len() != plan.counts.len() {
+        let (known, known_shift, counts) = &mut self.last;
+        if known != places || *known_shift != shift || counts.len() != plan.counts.len() {
+            *known_shift = shift;
             known.clear();
             known.extend_from_slice(places);
-            *counts = plan.counts.iter().map(|(kind, weights)| count(*kind, weights, places)).collect();
+            *counts = plan.counts.iter().map(|(kind, weights)| plan.count(*kind, weights, places, shift)).collect();
         }
         for (column, count) in self.columns.iter_mut().zip(counts) {
             match *count {
@@ -197,15 +238,4 @@ fn find(frame: &[u8], plan: &NoDataPlan, places: &mut Vec<u32>) {
         2 => pixels::<2>(frame, plan, places),
         _ => pixels::<4>(frame, plan, places),
     }
-}
-
-fn count(kind: ColumnKind, weights: &[f64], places: &[u32]) -> Count {
-    let weights = places.iter().map(|&place| weights[place as usize]);
-    if kind != ColumnKind::Exact {
-        return Count::Pixels(weights.filter(|&weight| weight != 0.0).count() as u64);
-    }
-    let mut sum = Exact::default();
-    weights.for_each(|weight| sum.add_f64(weight)); // A tile has less than 2^30 pixels.
-    sum.settle();
-    Count::Weights(sum)
 }

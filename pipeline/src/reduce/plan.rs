@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use super::conditions::{Conditions, Roi};
 use super::corrected::Corrected;
+use super::descan::{Descan, Moved};
 use super::digits::{FixedMasks, Weighted};
 use super::dot::magnitude_max;
 use super::dot_f32::FloatRows;
@@ -36,6 +37,8 @@ pub struct ReducePlan {
     pub(super) accumulators: Vec<Accumulator>,
     /// What is computed of corrected frames.
     pub(super) corrected: Option<Box<Corrected>>,
+    /// What is computed of moved frames.
+    pub(super) moved: Option<Box<Moved>>,
     /// What becomes of pixels without data, if there can be any.
     pub(super) nodata: Option<Box<NoDataPlan>>,
     /// Pixels of patterns but sums.
@@ -46,6 +49,7 @@ pub struct ReducePlan {
     columns_of_row: Vec<(u32, u32)>,
     scan: Option<Scan>,
     roi: Option<Arc<Roi>>,
+    descan: Option<Arc<Descan>>,
 }
 
 /// Which columns of a list of reductions a plan computes.
@@ -119,6 +123,8 @@ pub(super) enum Home {
     Kernel(Place),
     /// The next column of the corrected frames.
     Corrected,
+    /// The next column of the moved frames.
+    Moved,
     /// The next column of the pixels without data.
     NoData,
 }
@@ -136,20 +142,24 @@ impl ReducePlan {
     ) -> Result<Self, PlanError> {
         let spec = Spec::new(reductions, detector, pixel, &Conditions::default())?;
         let epochs = spec.epochs();
-        Self::of(&spec, region, &epochs)
+        Self::of(&spec, region, &epochs, None)
     }
 
-    /// The plan for what these epochs of a list need.
-    pub(super) fn of(spec: &Spec, region: Region, epochs: &[u32]) -> Result<Self, PlanError> {
+    /// The plan for what these epochs of a list need of the frames of a scan.
+    pub(super) fn of(spec: &Spec, region: Region, epochs: &[u32], scan: Option<Scan>) -> Result<Self, PlanError> {
         let detector = spec.detector;
         if !region.fits(detector) {
             return Err(PlanError::Region { region, detector });
         }
         let columns: Vec<&Column> = spec.columns.iter().filter(|column| epochs.contains(&column.epoch)).collect();
         let accumulators: Vec<Accumulator> = epochs.iter().flat_map(|&epoch| spec.accumulators(epoch)).collect();
-        let nodata = NoDataPlan::new(spec, region, &columns, &accumulators);
+        let shape = scan.map(|scan| scan.shape);
+        let descan = spec.conditions.descan.as_ref().zip(shape);
+        let reach = descan.map_or(region, |(descan, shape)| descan.reach(shape, region, detector));
+        let nodata = NoDataPlan::new(spec, region, reach, &columns, &accumulators);
+        let (moved, still): (Vec<&Column>, Vec<&Column>) = columns.iter().partition(|column| spec.moves_column(column));
         let (corrected_columns, own): (Vec<&Column>, Vec<&Column>) =
-            columns.iter().partition(|column| spec.corrects_column(column));
+            still.into_iter().partition(|column| spec.corrects_column(column));
         let (corrected_patterns, patterns): (Vec<_>, Vec<_>) =
             accumulators.into_iter().partition(|&a| spec.corrects_pattern(a));
         let mut plan = Self::of_frames(spec, region, spec.pixel, &own, patterns)?;
@@ -161,21 +171,27 @@ impl ReducePlan {
             plan.corrected = Some(Box::new(Corrected::new(of_corrected, correction, &corrected_columns)));
         }
         let mut places = plan.places.iter();
-        let home = |column: &&Column| match spec.corrects_column(column) {
-            true => Home::Corrected,
-            false => places.next().copied().flatten().map_or(Home::NoData, Home::Kernel),
+        let home = |column: &&Column| match column {
+            column if spec.moves_column(column) => Home::Moved,
+            column if spec.corrects_column(column) => Home::Corrected,
+            _ => places.next().copied().flatten().map_or(Home::NoData, Home::Kernel),
         };
         plan.homes = columns.iter().map(home).collect();
         plan.nodata = nodata.map(Box::new);
+        if !moved.is_empty() {
+            plan.moved = Some(Box::new(Moved::new(spec, region, reach, &moved)?));
+        }
         plan.part = Arc::new(Part::of(epochs, &columns));
         plan.pattern_kind = spec.pattern_kind();
         plan.is_corrected = spec.conditions.correction.is_some();
         plan.roi.clone_from(&spec.conditions.roi);
+        plan.descan.clone_from(&spec.conditions.descan);
+        plan.scan = scan;
         Ok(plan)
     }
 
     /// The plan for some columns and patterns of frames of this pixel type, corrected or as they come.
-    fn of_frames(
+    pub(super) fn of_frames(
         spec: &Spec,
         region: Region,
         pixel: PixelType,
@@ -230,12 +246,20 @@ impl ReducePlan {
             homes: Vec::new(),
             accumulators,
             corrected: None,
+            moved: None,
             nodata: None,
             pattern_kind: pixel.kind,
             is_corrected: false,
             scan: None,
             roi: None,
+            descan: None,
         })
+    }
+
+    /// A plan of frames alone: the kernel has all columns.
+    pub(super) fn of_kernel(mut self) -> Self {
+        self.homes = self.places.iter().flatten().copied().map(Home::Kernel).collect();
+        self
     }
 
     /// The same plan for a scan: frames that belong to no position (flyback, skipped, beyond the scan) are not reduced,
@@ -259,6 +283,12 @@ impl ReducePlan {
     pub(super) fn columns_of_row(&self, y: usize) -> std::ops::Range<usize> {
         let (x0, x1) = self.columns_of_row[y];
         x0 as usize..x1 as usize
+    }
+
+    /// How far masks are moved over a frame.
+    pub(super) fn shift(&self, frame: FrameIndex) -> [i32; 2] {
+        let position = self.scan.as_ref().and_then(|scan| scan.position(frame));
+        self.descan.as_ref().zip(position).map_or([0, 0], |(descan, position)| descan.shift(position))
     }
 
     /// Whether a frame is to be reduced.

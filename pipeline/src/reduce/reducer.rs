@@ -14,6 +14,7 @@ use std::sync::Arc;
 use pulp::NullaryFnOnce;
 
 use super::corrected::CorrectedFrames;
+use super::descan::MovedFrames;
 use super::frames::Frames;
 use super::kernel::{Integers, Pixel};
 use super::kernel_f32::Floats;
@@ -56,6 +57,7 @@ pub struct Reducer {
     machine: Machine,
     kernel: Kernel,
     corrected: Option<CorrectedFrames>,
+    moved: Option<Box<MovedFrames>>,
     nodata: NoDataFrames,
     taken: Vec<usize>,
     partial: Partial,
@@ -118,8 +120,9 @@ impl Reducer {
             PixelKind::F32 => Kernel::F32(Floats::new(&plan)),
         };
         let corrected = plan.corrected.as_ref().map(|corrected| CorrectedFrames::new(corrected));
-        let nodata = NoDataFrames::default();
-        Self { plan, machine: Machine::best(), kernel, corrected, nodata, taken: Vec::new(), partial, patterns }
+        let moved = plan.moved.as_ref().map(|moved| Box::new(MovedFrames::new(moved)));
+        let (nodata, taken) = (NoDataFrames::default(), Vec::new());
+        Self { plan, machine: Machine::best(), kernel, corrected, moved, nodata, taken, partial, patterns }
     }
 
     /// The plan it follows.
@@ -155,7 +158,7 @@ impl Reducer {
         let mut nodata = std::mem::take(&mut self.nodata);
         let part = match &plan.nodata {
             Some(of) => {
-                nodata.find(of, &part, &self.taken);
+                nodata.find(of, &part, &self.taken, |frame| plan.shift(frame));
                 nodata.before(of, &self.patterns);
                 part.with_bytes(nodata.bytes())
             }
@@ -165,6 +168,9 @@ impl Reducer {
         self.run(&part);
         if let Some(patterns) = corrected {
             self.run_corrected(&part, patterns);
+        }
+        if let (Some(of), Some(moved)) = (&plan.moved, &mut self.moved) {
+            moved.reduce(of, &part, &self.taken, |frame| plan.shift(frame));
         }
         if let Some(of) = &plan.nodata {
             nodata.after(of, &mut self.patterns);
@@ -207,11 +213,13 @@ impl Reducer {
         into.frames.extend(self.taken.iter().map(|&position| frames.first + position as u64));
         let count = self.taken.len();
         let mut corrected = self.corrected.iter().flat_map(|corrected| &corrected.columns);
+        let mut moved = self.moved.iter().flat_map(|moved| &moved.columns);
         let mut nodata = nodata.columns.iter();
         for ((&home, &(_, kind)), out) in self.plan.homes.iter().zip(&self.plan.part.columns).zip(&mut into.columns) {
             let (place, beside) = match home {
                 Home::Kernel(place) => (Some(place), None),
                 Home::Corrected => (None, corrected.next()),
+                Home::Moved => (None, moved.next()),
                 Home::NoData => (None, nodata.next()),
             };
             beside.into_iter().for_each(|column| out.extend(column));

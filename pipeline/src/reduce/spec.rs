@@ -180,13 +180,29 @@ impl Spec {
 
     /// Whether something is computed of corrected frames, because it is not linear in pixels.
     pub(super) fn corrects(&self, of: Of) -> bool {
-        self.conditions.correction.is_some() && of == Of::Squares
+        let is_linear = of != Of::Squares && self.conditions.descan.is_none();
+        self.conditions.correction.is_some() && !is_linear && !matches!(of, Of::AtLeast(_))
+    }
+
+    /// Whether a column is computed of moved frames.
+    pub(super) fn moves_column(&self, column: &Column) -> bool {
+        let is_masked = match column.source {
+            Source::Binary(_, of) => !matches!(of, Of::AtLeast(_)),
+            Source::Real(_) => true,
+            Source::Events(_) | Source::NoData(_) => false,
+        };
+        self.conditions.descan.is_some() && is_masked
+    }
+
+    /// What folds into masks: a correction, unless masks move over it.
+    fn folds(&self) -> Option<&Correction> {
+        self.conditions.correction.as_deref().filter(|_| self.conditions.descan.is_none())
     }
 
     /// As [`Self::corrects`], of a column.
     pub(super) fn corrects_column(&self, column: &Column) -> bool {
         match column.source {
-            Source::Binary(_, of) => self.corrects(of),
+            Source::Binary(_, of) => self.corrects(of) && !self.moves_column(column),
             Source::Real(_) | Source::NoData(_) => false,
             Source::Events(_) => true,
         }
@@ -262,7 +278,7 @@ impl Needs<'_> {
         if mask.is_binary() {
             return self.over(mask, Of::Pixels);
         }
-        let (mask, offset) = match &self.spec.conditions.correction {
+        let (mask, offset) = match self.spec.folds() {
             Some(correction) => {
                 let (folded, offset) = correction.fold(mask.weights().unwrap_or_default());
                 (Mask::real(self.spec.detector, folded), offset)
@@ -282,7 +298,7 @@ impl Needs<'_> {
     /// What makes of pixels as they come a sum over corrected ones: a real mask, or none where the mask itself will do; and
     /// the offset.
     fn folded(&self, mask: &Mask, of: Of) -> (Option<Mask>, f64) {
-        let Some(correction) = &self.spec.conditions.correction else { return (None, 0.0) };
+        let Some(correction) = self.spec.folds() else { return (None, 0.0) };
         let width = self.spec.detector.width as usize;
         let coordinate = |pixel: usize| match of {
             Of::Pixels => 1.0,

@@ -3,6 +3,7 @@
 mod compressed;
 mod conditions;
 mod dectris;
+mod descan;
 mod golden;
 mod masks;
 mod model;
