@@ -125,6 +125,14 @@ pub enum PlanError {
         /// The scan, if there is one.
         scan: Option<NavShape>,
     },
+    /// Real masks that would fill memory.
+    #[error("masks of real weights would take {bytes} bytes, at most {bytes_max} are used: ask for fewer")]
+    MasksTooLarge {
+        /// Bytes they would take.
+        bytes: u64,
+        /// The limit.
+        bytes_max: u64,
+    },
     /// A scan beyond the limit for images.
     #[error("scan of {positions} positions, at most {positions_max} can be shown")]
     ScanTooLarge {

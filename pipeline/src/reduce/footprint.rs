@@ -73,7 +73,7 @@ impl Footprint {
         // Patterns are kept by the images and by every reducer: twice is what one of each takes.
         let patterns = spec.patterns.iter().map(|wanted| 2 * (pattern_bytes(wanted) + count_bytes));
         let derived = spec.results.iter().filter(whole).map(|output| numbers(output).saturating_mul(8));
-        let memory_bytes = columns.chain(patterns).chain(derived).fold(0, u64::saturating_add);
+        let memory_bytes = columns.chain(patterns).chain(derived).fold(spec.weights_bytes(), u64::saturating_add);
         Ok(Self { memory_bytes, stored_bytes })
     }
 }

@@ -27,6 +27,8 @@ pub const NAME_BYTES_MAX: usize = 128;
 pub(super) const RESULTS_MAX: usize = 256;
 /// Most numbers per scan position that one list of reductions may keep.
 pub(super) const COLUMNS_MAX: usize = 4096;
+/// Most bytes of real masks of one list.
+pub(super) const MASKS_BYTES_MAX: u64 = 1 << 30;
 
 /// How the numbers of a column are kept until they are finished.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -153,6 +155,7 @@ impl Spec {
     fn filled(mut self, reductions: &[Reduction], before: Option<&Self>) -> Result<Self, PlanError> {
         for reduction in reductions {
             let made = reduction.plan(&mut Needs { spec: &mut self, before })?;
+            self.check_real(0)?;
             for output in made {
                 check_name(&output.name)?;
                 if self.results.iter().any(|other| other.name == output.name) {
@@ -197,6 +200,23 @@ impl Spec {
     /// What folds into masks: a correction, unless masks move over it.
     fn folds(&self) -> Option<&Correction> {
         self.conditions.correction.as_deref().filter(|_| self.conditions.descan.is_none())
+    }
+
+    /// Bytes of real masks, if there were so many more.
+    fn real_bytes(&self, more: u64) -> u64 {
+        let count = self.masks.iter().filter(|mask| !mask.is_binary()).count() as u64 + more;
+        count.saturating_mul(8 * self.detector.pixel_count())
+    }
+
+    /// Bytes that kernels, masks and making them take for real weights.
+    pub(super) fn weights_bytes(&self) -> u64 {
+        3 * self.real_bytes(0) // The weights, the digits of the kernels (four of 16 bits), and a copy while a plan is made.
+    }
+
+    /// Whether so many more real masks may be made.
+    fn check_real(&self, more: u64) -> Result<(), PlanError> {
+        let (bytes, bytes_max) = (self.real_bytes(more), MASKS_BYTES_MAX);
+        if bytes > bytes_max { Err(PlanError::MasksTooLarge { bytes, bytes_max }) } else { Ok(()) }
     }
 
     /// As [`Self::corrects`], of a column.
@@ -271,6 +291,16 @@ impl Needs<'_> {
     /// How pixels come.
     pub(super) fn pixel(&self) -> PixelType {
         self.spec.pixel
+    }
+
+    /// Whether so many sums over real masks may be asked for.
+    pub(super) fn check_real(&self, count: usize) -> Result<(), PlanError> {
+        self.spec.check_real(count as u64)
+    }
+
+    /// Whether so many sums over binary masks may be asked for: a gain makes them real.
+    pub(super) fn check_binary(&self, count: usize) -> Result<(), PlanError> {
+        if self.spec.folds().is_some() { self.check_real(count) } else { Ok(()) }
     }
 
     /// Sum over a mask: integers of binary masks stay integers.

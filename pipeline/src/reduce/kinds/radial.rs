@@ -8,7 +8,7 @@ use crate::SigShape;
 use crate::reduce::error::PlanError;
 use crate::reduce::mask::{Mask, ring_aa};
 use crate::reduce::output::{At, Output};
-use crate::reduce::spec::{COLUMNS_MAX, Needs, Sum};
+use crate::reduce::spec::{COLUMNS_MAX, MASKS_BYTES_MAX, Needs, Sum};
 
 /// `bins` anti-aliased rings from `inner` to `outer`: a pixel between two rings belongs to both by its distance.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -28,9 +28,6 @@ pub(super) struct Radial {
     #[serde(default)]
     sum: bool,
 }
-
-/// Most bytes of the weights of all rings of one reduction, before they are made.
-const MASKS_BYTES_MAX: u64 = 1 << 30;
 
 /// A smaller share of the weights of a ring is what rounding leaves.
 const AREA_MIN: f64 = 1e-9;
@@ -114,6 +111,7 @@ impl Kind for Radial {
     fn plan(&self, name: &str, needs: &mut Needs<'_>) -> Result<Vec<Output>, PlanError> {
         let detector = needs.detector();
         let rings = Rings::new(name, detector, self.centre, (self.inner, self.outer), self.bins)?;
+        needs.check_real(rings.count)?;
         let mut sums: Vec<Option<RingSum>> = Vec::new();
         for weights in rings.weights(detector, self.libertem) {
             let area: f64 = weights.iter().sum();
