@@ -6,10 +6,15 @@
 use std::path::{Path, PathBuf};
 
 use ronchi_pipeline::format::npy;
-use ronchi_pipeline::reduce::{ConditionFile, Correction, CorrectionError, Descan, Flaws, Roi, VirtualDetector};
+use ronchi_pipeline::reduce::{
+    ConditionFile, Correction, CorrectionError, Descan, Flaws, LIST_FRAMES_MAX, Positions, Roi, VirtualDetector,
+};
 use ronchi_pipeline::{AXIS_MAX, NavShape, SigShape, crc32c};
 
 use crate::mask_file::{self, MaskError};
+
+/// The number that says of a frame that it has no position, and the largest one.
+const MAX_INDEX: f64 = u32::MAX as f64;
 
 /// Files that describe how pixels are corrected; each `(height, width)` of the whole detector, C order.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -40,7 +45,10 @@ pub enum ConditionError {
         other: SigShape,
     },
     /// A shift that is none.
-    #[error("{}: shift ({}, {}) at row {y}, column {x}, expected whole numbers from -{AXIS_MAX} to {AXIS_MAX}", path.display(), shift[0], shift[1])]
+    #[error(
+        "{}: shift ({}, {}) at row {y}, column {x}, expected whole numbers from -{AXIS_MAX} to {AXIS_MAX}",
+        path.display(), shift[0], shift[1]
+    )]
     Shift {
         /// Which file.
         path: PathBuf,
@@ -50,6 +58,22 @@ pub enum ConditionError {
         x: u32,
         /// The shift.
         shift: [f64; 2],
+    },
+    /// No position.
+    #[error("{}: {text:?} for frame {frame}, expected a whole number (below 0: none), or two numbers y x", path.display())]
+    Position {
+        /// Which file.
+        path: PathBuf,
+        /// The frame.
+        frame: usize,
+        /// What is there, cut to its first characters.
+        text: String,
+    },
+    /// A list that is too long.
+    #[error("{}: positions of more than {LIST_FRAMES_MAX} frames", path.display())]
+    Frames {
+        /// Which file.
+        path: PathBuf,
     },
     /// What they say cannot be done.
     #[error(transparent)]
@@ -61,7 +85,10 @@ impl ConditionError {
     pub(crate) fn key(&self, files: &CorrectionFiles) -> &'static str {
         let path = match self {
             Self::File(error) => Some(error.path()),
-            Self::Shape { path, .. } | Self::Shift { path, .. } => Some(path.as_path()),
+            Self::Shape { path, .. }
+            | Self::Shift { path, .. }
+            | Self::Position { path, .. }
+            | Self::Frames { path } => Some(path.as_path()),
             Self::Correction(_) => None,
         };
         let named = [("bad", &files.bad), ("gain", &files.gain), ("dark", &files.dark)];
@@ -114,6 +141,53 @@ pub fn descan(path: &Path) -> Result<(Descan, ConditionFile), ConditionError> {
     Ok((descan, mark("descan", path, &bytes)))
 }
 
+/// Reads where every frame belongs: the number of its position in C order, below 0 or 2^32 - 1 for none; or the place of the
+/// beam `(y, x)` in scan pixels. A NumPy file `(frames)` or `(frames, 2)`, or a text with a line for every frame.
+pub fn positions(path: &Path) -> Result<(Positions, ConditionFile), ConditionError> {
+    let bytes = mask_file::read_bytes(path)?;
+    let (each, numbers) = match path.extension().is_some_and(|extension| extension == "npy") {
+        true => npy::read_list(&bytes).map_err(|source| MaskError::Content { path: path.to_owned(), source })?,
+        false => lines(path, &bytes)?,
+    };
+    let positions = match each {
+        1 => {
+            let wrong =
+                |frame| ConditionError::Position { path: path.to_owned(), frame, text: numbers[frame].to_string() };
+            let index = |(frame, &number): (usize, &f64)| match number {
+                number if number.fract() != 0.0 || number.abs() > MAX_INDEX => Err(wrong(frame)), // NaN, too.
+                number if number < 0.0 || number == MAX_INDEX => Ok(None),
+                number => Ok(Some(number as u64)),
+            };
+            Positions::of_indices(numbers.iter().enumerate().map(index).collect::<Result<_, _>>()?)
+        }
+        _ => Positions::of_points(numbers.as_chunks().0.to_vec()),
+    };
+    let positions = positions.ok_or_else(|| ConditionError::Frames { path: path.to_owned() })?;
+    Ok((positions, mark("positions", path, &bytes)))
+}
+
+/// Numbers of a text, one or two in every line, the same in all; blank lines and what follows `#` do not count.
+fn lines(path: &Path, bytes: &[u8]) -> Result<(usize, Vec<f64>), ConditionError> {
+    let (mut each, mut numbers) = (0, Vec::new());
+    let text = String::from_utf8_lossy(bytes);
+    let lines = text.lines().map(|line| line.split('#').next().unwrap_or_default().trim());
+    for (frame, line) in lines.filter(|line| !line.is_empty()).enumerate() {
+        let words = line.split(|c: char| c.is_whitespace() || c == ',').filter(|word| !word.is_empty());
+        let row: Option<Vec<f64>> = words.map(|word| word.parse().ok()).collect();
+        let row = row.filter(|row| (1..=2).contains(&row.len()) && (frame == 0 || row.len() == each));
+        let Some(row) = row else {
+            let text = line.chars().take(40).collect();
+            return Err(ConditionError::Position { path: path.to_owned(), frame, text });
+        };
+        if frame == LIST_FRAMES_MAX {
+            return Err(ConditionError::Frames { path: path.to_owned() });
+        }
+        each = row.len();
+        numbers.extend(row);
+    }
+    Ok((each.max(1), numbers))
+}
+
 fn numbers(what: &'static str, path: &Path) -> Result<(SigShape, Vec<f64>, ConditionFile), MaskError> {
     let bytes = mask_file::read_bytes(path)?;
     match npy::read_mask(&bytes).map_err(|source| MaskError::Content { path: path.to_owned(), source })? {
@@ -160,6 +234,22 @@ mod tests {
         assert!(chosen.contains(ScanPos { y: 0, x: 1 }) && chosen.position_count() == 1);
         let (moved, mark) = descan(&write("descan.npy", &[1, 2, 2], &[0, 1, 2, 3])).expect("shifts");
         assert_eq!((moved.shift(ScanPos { y: 0, x: 1 }), mark.what), ([2, 3], "descan"));
+        let listed = |name: &str, text: &str| {
+            std::fs::write(folder.path().join(name), text).expect("write");
+            positions(&folder.path().join(name)).map(|(positions, _)| positions)
+        };
+        let want = Positions::of_indices(vec![Some(3), None, Some(0)]).expect("short");
+        assert_eq!(listed("a.txt", "# scan\n3\n\n-1 # flyback\n0\n").expect("a list"), want);
+        let (npy, mark) = positions(&write("list.npy", &[3], &[3, 1, 0])).expect("a list");
+        assert_eq!((npy.frame_count(), mark.what), (3, "positions"));
+        let points = Positions::of_points(vec![[0.5, 1.0], [2.0, -3.0]]).expect("short");
+        assert_eq!(listed("b.txt", "0.5 1\n2, -3\n").expect("points"), points);
+        for (text, frame, said) in
+            [("1\n2 3\n", 1, "2 3"), ("1\nx\n", 1, "x"), ("0.5\n", 0, "0.5"), ("nan\n", 0, "NaN")]
+        {
+            let error = listed("c.txt", text).expect_err("no list").to_string();
+            assert!(error.contains(&format!("c.txt: {said:?} for frame {frame}, expected a whole number")), "{error}");
+        }
         let half = folder.path().join("half.npy");
         std::fs::write(&half, npy::write("<f4", &[1, 1, 2], &[0, 0, 0, 63, 0, 0, 0, 0])).expect("write");
         let error = descan(&half).expect_err("half a pixel").to_string();

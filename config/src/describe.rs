@@ -70,6 +70,9 @@ impl Plan {
             Some((count, shape, None)) => writeln!(out, "roi       {count} of {} positions", shape.position_count())?,
             None => {}
         }
+        if let Some(positions) = &self.conditions.positions {
+            writeln!(out, "positions of {} frames, from a list", positions.frame_count())?;
+        }
         if self.conditions.descan.is_some() {
             writeln!(out, "descan    masks follow the beam")?;
         }

@@ -225,8 +225,18 @@ impl Reader<'_> {
 
     fn scan(&self) -> ScanPlan {
         let mut plan = ScanPlan::default();
-        let keys =
-            ["shape", "order", "flyback", "sync_offset", "frames_per_position", "passes", "repeats", "roi", "descan"];
+        let keys = [
+            "shape",
+            "order",
+            "flyback",
+            "sync_offset",
+            "frames_per_position",
+            "passes",
+            "repeats",
+            "roi",
+            "descan",
+            "positions",
+        ];
         let Some(section) = self.root.section("scan", &keys) else {
             return plan;
         };

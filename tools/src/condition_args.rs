@@ -27,6 +27,10 @@ pub(crate) struct ConditionArgs {
     /// Positions that are reduced: NumPy file of the scan's shape that is not 0 there, or rows and columns without the last
     #[arg(long, value_name = "FILE|Y0..Y1,X0..X1")]
     roi: Option<PathBuf>,
+    /// Position of every frame, for scans that are no raster: NumPy file or text of numbers (below 0: none), or of y and x in scan
+    /// pixels; --scan is the raster that they are in
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["serpentine", "flyback", "sync_offset"])]
+    positions: Option<PathBuf>,
     /// How far masks are moved, in pixels: NumPy file (rows, positions per row, 2), or the shift at the first position, its
     /// change per row and per column
     #[arg(long, value_name = "FILE|OY,OX,RY,RX,CY,CX", allow_hyphen_values = true)]
@@ -55,6 +59,12 @@ impl ConditionArgs {
         if let Some(roi) = self.roi {
             conditions.files.retain(|file| file.what != "roi");
             conditions.roi = Some(Arc::new(read_roi(&roi, &mut conditions.files)?));
+        }
+        if let Some(path) = self.positions {
+            let (positions, file) = condition_file::positions(&path)?;
+            conditions.positions = Some(Arc::new(positions));
+            conditions.files.retain(|file| file.what != "positions");
+            conditions.files.push(file);
         }
         if let Some(descan) = self.descan {
             conditions.files.retain(|file| file.what != "descan");

@@ -184,7 +184,7 @@ impl Images {
         if !told.is_empty() {
             attributes["conditions"] = told.into();
         }
-        if let Some(scan) = self.images.scan() {
+        if let Some(scan) = self.images.scan().filter(|_| conditions.positions.is_none()) {
             attributes["scan"] = json!(ScanInfo::from(scan));
         }
         attributes

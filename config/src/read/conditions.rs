@@ -23,6 +23,12 @@ impl Reader<'_> {
         if let Some(value) = scan.get("roi") {
             conditions.roi = self.roi(&value, &mut conditions.files).map(Arc::new);
         }
+        if let Some(value) = scan.get("positions") {
+            let expected = "a NumPy file (.npy) or a text with the position of every frame";
+            let positions = self.file(&value, expected, &mut conditions.files, condition_file::positions);
+            conditions.positions = positions.map(Arc::new);
+            self.check_list(&scan, &value);
+        }
         if let Some(value) = scan.get("descan") {
             conditions.descan = self.descan(&value, &mut conditions.files).map(Arc::new);
         }
@@ -58,6 +64,16 @@ impl Reader<'_> {
         let expected =
             "a NumPy file (.npy) of shifts, or { offset = [dy, dx], per_row = [dy, dx], per_column = [dy, dx] }";
         self.file(value, expected, files, condition_file::descan)
+    }
+
+    /// A list says all about order: nothing else may.
+    fn check_list(&self, scan: &Section<'_>, list: &Value<'_>) {
+        let others = ["order", "flyback", "sync_offset", "frames_per_position", "passes"];
+        if let Some(other) = others.into_iter().find(|key| scan.get(key).is_some()) {
+            list.fail(format!("says where every frame belongs: leave out `{other}`"));
+        } else if scan.get("shape").is_none() {
+            list.fail("needs the shape of the scan that they are in: [scan] shape = [rows, positions per row]");
+        }
     }
 
     fn file<T>(

@@ -16,7 +16,7 @@
 //! a mask may come from anywhere, so three keys are read by hand.
 
 use crate::AXIS_MAX;
-use crate::reduce::{DETECTOR_PIXELS_MAX, VirtualDetector};
+use crate::reduce::{DETECTOR_PIXELS_MAX, LIST_FRAMES_MAX, VirtualDetector};
 
 /// Longest header that is read, in bytes; NumPy's own limit.
 pub const HEADER_BYTES_MAX: usize = 10_000;
@@ -57,6 +57,12 @@ pub enum NpyError {
     /// No array of vectors, or too large.
     #[error("shape {shape:?}, expected (rows, columns, 2), rows and columns each 1 to {AXIS_MAX}")]
     Vectors {
+        /// The shape as stated, the first axes of it.
+        shape: Vec<u64>,
+    },
+    /// No list, or a longer one.
+    #[error("shape {shape:?}, expected (frames) or (frames, 2), at most {LIST_FRAMES_MAX} frames")]
+    List {
         /// The shape as stated, the first axes of it.
         shape: Vec<u64>,
     },
@@ -127,6 +133,24 @@ pub fn read_vectors(file: &[u8]) -> Result<(u32, u32, Vec<[f64; 2]>), NpyError> 
     }
     let numbers = numbers(&header.descr, data, 2 * u64::from(height) * u64::from(width))?;
     Ok((height, width, numbers.as_chunks().0.to_vec()))
+}
+
+/// A list of numbers, one axis, or of two numbers each, two axes; types as for masks. How many each has, and all of them.
+pub fn read_list(file: &[u8]) -> Result<(usize, Vec<f64>), NpyError> {
+    let (text, data) = split(file)?;
+    let header = parse(text).ok_or(NpyError::Header)?;
+    let (count, each) = match header.shape[..] {
+        [count] => (count, 1),
+        [count, 2] => (count, 2),
+        _ => return Err(NpyError::List { shape: header.shape }),
+    };
+    if count > LIST_FRAMES_MAX as u64 {
+        return Err(NpyError::List { shape: header.shape });
+    }
+    if header.fortran_order && each > 1 && count > 1 {
+        return Err(NpyError::FortranOrder);
+    }
+    Ok((each, numbers(&header.descr, data, count * each as u64)?))
 }
 
 /// Rows and columns, if there are these two and not too many numbers, so many for each place.
@@ -337,6 +361,9 @@ mod tests {
         for shape in [&[2, 2][..], &[2, 1, 2, 1], &[2, 2, 1], &[4]] {
             assert!(matches!(read_vectors(&file(shape)), Err(NpyError::Vectors { .. })), "{shape:?}");
         }
+        assert_eq!(read_list(&file(&[4])), Ok((1, vec![1.0, -1.0, 2.0, 3.0])));
+        assert_eq!(read_list(&file(&[2, 2])), Ok((2, vec![1.0, -1.0, 2.0, 3.0])));
+        assert!(matches!(read_list(&file(&[1, 4])), Err(NpyError::List { .. })));
     }
 
     proptest! {
@@ -345,7 +372,7 @@ mod tests {
         fn any_bytes(text in "[{}()', :a-z0-9<|]{0,60}", cut in 0_usize..80) {
             let file = with_header(&text, &[0; 8]);
             let _ = read_mask(&file[..cut.min(file.len())]);
-            let _ = (read_mask(&file), read_vectors(&file));
+            let _ = (read_mask(&file), read_vectors(&file), read_list(&file));
         }
     }
 }

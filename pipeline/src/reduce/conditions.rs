@@ -9,6 +9,7 @@ use serde_json::{Map, Value, json};
 use super::correction::Correction;
 use super::descan::Descan;
 use super::error::PlanError;
+use super::frame_map::{FrameMap, Positions};
 use super::nodata::NoData;
 use crate::{FrameIndex, NavShape, Scan, ScanPos};
 
@@ -23,6 +24,8 @@ pub struct Conditions {
     pub files: Vec<ConditionFile>,
     /// How masks follow the beam; they stay where they are where not given.
     pub descan: Option<Arc<Descan>>,
+    /// Where frames belong in a scan that is no raster.
+    pub positions: Option<Arc<Positions>>,
     /// The scan positions that are reduced; all where not given.
     pub roi: Option<Arc<Roi>>,
 }
@@ -30,7 +33,7 @@ pub struct Conditions {
 /// A file that says what holds: results name it, so that they can be told from those of another one.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ConditionFile {
-    /// What it says, in a word: `dark`, `gain`, `bad`, `roi`, `descan`.
+    /// What it says, in a word: `dark`, `gain`, `bad`, `roi`, `descan`, `positions`.
     pub what: &'static str,
     /// Its name, without directories.
     pub name: String,
@@ -39,6 +42,12 @@ pub struct ConditionFile {
 }
 
 impl Conditions {
+    /// The scan of results: a list of positions gives each of them room for as many frames as it has. Errors: a position that the
+    /// scan has not.
+    pub fn scan_of(&self, scan: Option<Scan>) -> Result<Option<Scan>, PlanError> {
+        scan.map(|scan| FrameMap::new(scan, self).map(|map| map.scan)).transpose()
+    }
+
     /// What holds, for those who read results; empty where nothing does.
     pub fn to_json(&self) -> Map<String, Value> {
         let mut object = Map::new();
@@ -65,6 +74,9 @@ impl Conditions {
 
     /// Whether they fit a scan.
     pub(super) fn check_scan(&self, scan: Option<NavShape>) -> Result<(), PlanError> {
+        if self.positions.is_some() && scan.is_none() {
+            return Err(PlanError::Positions);
+        }
         if let Some(roi) = self.roi.as_ref().filter(|roi| !scan.is_some_and(|scan| roi.fits(scan))) {
             return Err(PlanError::Roi { roi: roi.shape(), scan });
         }

@@ -6,8 +6,8 @@
 //!
 //! # Why this way
 //! That is the mask where it was, over a frame moved by `(-dy, -dx)`. A moved frame costs a copy; a moved mask would be one
-//! more mask for every shift. A tile's pixels may come to lie under the mask of another tile, so they are moved into as much of the detector
-//! as they can reach; sums of tiles still add up.
+//! more mask for every shift. A tile's pixels may come to lie under the mask of another tile, so they are moved into as much
+//! of the detector as they can reach; sums of tiles still add up.
 //!
 //! # Limits
 //! Some frames at a time, of at most the whole detector.

@@ -117,6 +117,19 @@ pub enum PlanError {
         /// The scan, if there is one.
         scan: Option<NavShape>,
     },
+    /// A list of positions, and no scan that they are in.
+    #[error("a list of positions needs the shape of the scan that they are in")]
+    Positions,
+    /// A position that the scan has not.
+    #[error("frame {frame} belongs to position {index} of a scan of {positions} positions")]
+    Position {
+        /// The frame.
+        frame: u64,
+        /// Its position in the list.
+        index: u64,
+        /// Positions of the scan.
+        positions: u64,
+    },
     /// Masks that follow the beam over another scan, or over none.
     #[error("descan is for a scan of {table:?}, this one is {scan:?}")]
     Descan {

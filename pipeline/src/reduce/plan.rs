@@ -2,13 +2,14 @@
 
 use std::sync::Arc;
 
-use super::conditions::{Conditions, Roi};
+use super::conditions::Conditions;
 use super::corrected::Corrected;
 use super::descan::{Descan, Moved};
 use super::digits::{FixedMasks, Weighted};
 use super::dot::magnitude_max;
 use super::dot_f32::FloatRows;
 use super::error::PlanError;
+use super::frame_map::FrameMap;
 use super::kinds::Reduction;
 use super::mask::Mask;
 use super::nodata::NoDataPlan;
@@ -47,8 +48,7 @@ pub struct ReducePlan {
     pub(super) is_corrected: bool,
     /// For every row, the columns `[x0, x1)` that a kernel needs.
     columns_of_row: Vec<(u32, u32)>,
-    scan: Option<Scan>,
-    roi: Option<Arc<Roi>>,
+    map: Option<FrameMap>,
     descan: Option<Arc<Descan>>,
 }
 
@@ -146,14 +146,14 @@ impl ReducePlan {
     }
 
     /// The plan for what these epochs of a list need of the frames of a scan.
-    pub(super) fn of(spec: &Spec, region: Region, epochs: &[u32], scan: Option<Scan>) -> Result<Self, PlanError> {
+    pub(super) fn of(spec: &Spec, region: Region, epochs: &[u32], map: Option<FrameMap>) -> Result<Self, PlanError> {
         let detector = spec.detector;
         if !region.fits(detector) {
             return Err(PlanError::Region { region, detector });
         }
         let columns: Vec<&Column> = spec.columns.iter().filter(|column| epochs.contains(&column.epoch)).collect();
         let accumulators: Vec<Accumulator> = epochs.iter().flat_map(|&epoch| spec.accumulators(epoch)).collect();
-        let shape = scan.map(|scan| scan.shape);
+        let shape = map.as_ref().map(|map| map.scan.shape);
         let descan = spec.conditions.descan.as_ref().zip(shape);
         let reach = descan.map_or(region, |(descan, shape)| descan.reach(shape, region, detector));
         let nodata = NoDataPlan::new(spec, region, reach, &columns, &accumulators);
@@ -184,9 +184,8 @@ impl ReducePlan {
         plan.part = Arc::new(Part::of(epochs, &columns));
         plan.pattern_kind = spec.pattern_kind();
         plan.is_corrected = spec.conditions.correction.is_some();
-        plan.roi.clone_from(&spec.conditions.roi);
         plan.descan.clone_from(&spec.conditions.descan);
-        plan.scan = scan;
+        plan.map = map;
         Ok(plan)
     }
 
@@ -250,8 +249,7 @@ impl ReducePlan {
             nodata: None,
             pattern_kind: pixel.kind,
             is_corrected: false,
-            scan: None,
-            roi: None,
+            map: None,
             descan: None,
         })
     }
@@ -265,7 +263,7 @@ impl ReducePlan {
     /// The same plan for a scan: frames that belong to no position (flyback, skipped, beyond the scan) are not reduced,
     /// so that they do not enter sum and max patterns.
     pub fn for_scan(self, scan: Option<Scan>) -> Self {
-        Self { scan, ..self }
+        Self { map: scan.map(FrameMap::of_scan), ..self }
     }
 
     /// The tile this plan is for.
@@ -287,15 +285,13 @@ impl ReducePlan {
 
     /// How far masks are moved over a frame.
     pub(super) fn shift(&self, frame: FrameIndex) -> [i32; 2] {
-        let position = self.scan.as_ref().and_then(|scan| scan.position(frame));
-        self.descan.as_ref().zip(position).map_or([0, 0], |(descan, position)| descan.shift(position))
+        let shift = || Some(self.descan.as_ref()?.shift(self.map.as_ref()?.place(frame)?.0));
+        shift().unwrap_or([0, 0])
     }
 
     /// Whether a frame is to be reduced.
     pub(super) fn wants(&self, frame: FrameIndex) -> bool {
-        let Some(scan) = &self.scan else { return true };
-        let is_chosen = |position| self.roi.as_ref().is_none_or(|roi| roi.contains(position));
-        scan.position(frame).is_some_and(is_chosen)
+        self.map.as_ref().is_none_or(|map| map.place(frame).is_some())
     }
 }
 

@@ -8,6 +8,7 @@ mod golden;
 mod masks;
 mod model;
 mod nodata;
+mod positions;
 mod reductions;
 mod run;
 mod zip;
