@@ -19,6 +19,7 @@ mod nodata;
 mod parts;
 mod patterns;
 mod radial;
+mod rms_radius;
 mod saturated;
 mod segments;
 mod totals;
@@ -37,7 +38,7 @@ use super::output::Output;
 use super::spec::Needs;
 
 /// All kinds, in the order of the documentation.
-const KINDS: [Registered; 19] = [
+const KINDS: [Registered; 20] = [
     Registered::of::<totals::Total>(),
     Registered::of::<centre_of_mass::CentreOfMass>(),
     Registered::of::<patterns::Sum>(),
@@ -52,6 +53,7 @@ const KINDS: [Registered; 19] = [
     Registered::of::<segments::Segments>(),
     Registered::of::<dpc::Dpc>(),
     Registered::of::<fluctuation::Fluctuation>(),
+    Registered::of::<rms_radius::RmsRadius>(),
     Registered::of::<saturated::Saturated>(),
     Registered::of::<nodata::NoData>(),
     Registered::of::<counted::Counted>(),
