@@ -145,12 +145,20 @@ impl Plan {
             let (own, shape) = ((own.height, own.width), (shape.height, shape.width));
             found.push(("correct".to_owned(), format!("files of shape {own:?}, the detector has {shape:?}")));
         }
-        let roi = self.conditions.roi.as_ref().map(|roi| roi.shape());
-        if let (Some(own), Some(shape)) = (roi, self.scan.shape)
-            && own != shape
-        {
-            let (own, shape) = ((own.height, own.width), (shape.height, shape.width));
-            found.push(("scan.roi".to_owned(), format!("file of shape {own:?}, the scan has {shape:?}")));
+        let Some(scan) = self.scan.shape else { return };
+        let shape = (scan.height, scan.width);
+        if let Some(roi) = self.conditions.roi.as_ref().filter(|roi| !roi.fits(scan)) {
+            let own = (roi.shape().height, roi.shape().width);
+            let message = match roi.as_rectangle() {
+                Some(_) => format!("reaches to {own:?}, the scan has {shape:?}"),
+                None => format!("file of shape {own:?}, the scan has {shape:?}"),
+            };
+            found.push(("scan.roi".to_owned(), message));
+        }
+        let table = self.conditions.descan.as_ref().and_then(|descan| descan.shape());
+        if let Some(own) = table.filter(|&own| own != scan) {
+            let own = (own.height, own.width);
+            found.push(("scan.descan".to_owned(), format!("file of shape {own:?}, the scan has {shape:?}")));
         }
     }
 

@@ -60,8 +60,21 @@ impl Plan {
         if let Some(correction) = &self.conditions.correction {
             writeln!(out, "correct   dark counts and gain, {} bad pixels", correction.bad_count())?;
         }
-        if let Some(roi) = &self.conditions.roi {
-            writeln!(out, "roi       {} of {} positions", roi.position_count(), roi.shape().position_count())?;
+        if let Some(nodata) = self.conditions.nodata {
+            writeln!(out, "no data   pixels of value {nodata}")?;
+        }
+        match self.conditions.roi.as_ref().map(|roi| (roi.position_count(), roi.shape(), roi.as_rectangle())) {
+            Some((_, _, Some((y, x)))) => {
+                writeln!(out, "roi       rows {} to {}, columns {} to {}", y.start, y.end, x.start, x.end)?;
+            }
+            Some((count, shape, None)) => writeln!(out, "roi       {count} of {} positions", shape.position_count())?,
+            None => {}
+        }
+        if let Some(positions) = &self.conditions.positions {
+            writeln!(out, "positions of {} frames, from a list", positions.frame_count())?;
+        }
+        if self.conditions.descan.is_some() {
+            writeln!(out, "descan    masks follow the beam")?;
         }
         let results: Vec<&str> = self.reductions.iter().map(Reduction::name).collect();
         writeln!(out, "results   {}", results.join(", "))?;

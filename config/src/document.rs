@@ -275,6 +275,14 @@ impl<'a> Value<'a> {
         value.or_else(|| self.failed(format!("expected a whole number from {} to {}", range.start(), range.end())))
     }
 
+    pub(crate) fn is_table(&self) -> bool {
+        matches!(self.value, DeValue::Table(_))
+    }
+
+    pub(crate) fn is_integer(&self) -> bool {
+        self.value.as_integer().is_some()
+    }
+
     pub(crate) fn signed(&self, range: RangeInclusive<i64>) -> Option<i64> {
         let value = integer(self.value).filter(|n| range.contains(n));
         value.or_else(|| self.failed(format!("expected a whole number from {} to {}", range.start(), range.end())))

@@ -31,6 +31,6 @@ pub use plan::{
 };
 pub use problem::{Error, Problem, Problems, ValueError};
 pub use value::{
-    check_name, check_virtual, parse_http, parse_live_endpoint, parse_reduction, parse_reserve, parse_scan,
-    parse_source, parse_virtual,
+    check_name, check_virtual, parse_descan, parse_http, parse_live_endpoint, parse_nodata, parse_rectangle,
+    parse_reduction, parse_reserve, parse_scan, parse_source, parse_virtual,
 };

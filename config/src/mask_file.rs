@@ -52,6 +52,11 @@ impl MaskError {
 
 /// Reads a mask: `bool`, integer or float, two axes `(height, width)`, C order.
 pub fn read(path: &Path) -> Result<VirtualDetector, MaskError> {
+    read_mask(&read_bytes(path)?).map_err(|source| MaskError::Content { path: path.to_owned(), source })
+}
+
+/// The bytes of a file, if it is one and not too long.
+pub(crate) fn read_bytes(path: &Path) -> Result<Vec<u8>, MaskError> {
     let unreadable = |source| MaskError::Read { path: path.to_owned(), source };
     let file = File::open(path).map_err(unreadable)?;
     let metadata = file.metadata().map_err(unreadable)?;
@@ -60,7 +65,7 @@ pub fn read(path: &Path) -> Result<VirtualDetector, MaskError> {
     }
     let mut bytes = Vec::new();
     file.take(FILE_BYTES_MAX).read_to_end(&mut bytes).map_err(unreadable)?;
-    read_mask(&bytes).map_err(|source| MaskError::Content { path: path.to_owned(), source })
+    Ok(bytes)
 }
 
 #[cfg(test)]

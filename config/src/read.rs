@@ -1,18 +1,18 @@
 //! Turns a TOML text into a [`Plan`] or a [`Recipe`], section by section.
 
+mod conditions;
+
 use std::fs::File;
 use std::io::Read;
 use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::time::Duration;
 
-use ronchi_pipeline::reduce::{Conditions, Reduction, VirtualDetector};
+use ronchi_pipeline::reduce::{Reduction, VirtualDetector};
 use ronchi_pipeline::{AXIS_MAX, NavShape, Region, Repeats, ScanOrder, SigShape};
 use toml::Spanned;
 use toml::de::DeTable;
 
-use crate::condition_file::{self, CorrectionFiles};
 use crate::document::{Document, Section, Value};
 use crate::limits::{LIMITS, RESERVE_RULE, VIRTUAL_MAX, reserve_bytes};
 use crate::plan::{
@@ -225,7 +225,18 @@ impl Reader<'_> {
 
     fn scan(&self) -> ScanPlan {
         let mut plan = ScanPlan::default();
-        let keys = ["shape", "order", "flyback", "sync_offset", "frames_per_position", "passes", "repeats", "roi"];
+        let keys = [
+            "shape",
+            "order",
+            "flyback",
+            "sync_offset",
+            "frames_per_position",
+            "passes",
+            "repeats",
+            "roi",
+            "descan",
+            "positions",
+        ];
         let Some(section) = self.root.section("scan", &keys) else {
             return plan;
         };
@@ -243,33 +254,6 @@ impl Reader<'_> {
         let offset = section.get("sync_offset").and_then(|value| value.signed(1 - frames..=frames - 1));
         plan.sync_offset = offset.unwrap_or(0);
         plan
-    }
-
-    fn conditions(&self) -> Conditions {
-        let mut conditions = Conditions::default();
-        let file = |section: &Section<'_>, key| {
-            let value = section.get(key)?;
-            Some(self.base_dir.join(path(&value, "a NumPy file (.npy)")?))
-        };
-        if let Some(section) = self.root.section("correct", &["dark", "gain", "bad"]) {
-            let [dark, gain, bad] = ["dark", "gain", "bad"].map(|key| file(&section, key));
-            let files = CorrectionFiles { dark, gain, bad };
-            match condition_file::correction(&files) {
-                Ok(correction) => conditions.correction = correction.map(Arc::new),
-                Err(error) => {
-                    let at_fault = section.get(error.key(&files));
-                    at_fault.and_then(|value| value.checked(Err::<(), _>(error.to_string())));
-                }
-            }
-        }
-        // What else is in the section is read as the scan.
-        let scan = self.root.get("scan").and_then(|value| value.open());
-        if let Some(value) = scan.as_ref().and_then(|section| section.get("roi")) {
-            let read = |path: PathBuf| condition_file::roi(&path).map_err(|error| error.to_string());
-            let path = path(&value, "a NumPy file (.npy) of the scan's shape").map(|path| self.base_dir.join(path));
-            conditions.roi = path.and_then(|path| value.checked(read(path))).map(Arc::new);
-        }
-        conditions
     }
 
     fn plain_reductions(&self) -> Vec<Reduction> {

@@ -1,10 +1,11 @@
 //! Values that files and command lines share: names, addresses, shapes, virtual detectors.
 
 use std::net::{IpAddr, SocketAddr};
+use std::ops::Range;
 use std::path::Path;
 use std::time::Duration;
 
-use ronchi_pipeline::reduce::{Reduction, VirtualDetector};
+use ronchi_pipeline::reduce::{Descan, NoData, Reduction, VirtualDetector};
 use ronchi_pipeline::{AXIS_MAX, NavShape, SigShape};
 
 use crate::limits::{RESERVE_RULE, reserve_bytes};
@@ -141,6 +142,35 @@ pub fn parse_scan(text: &str) -> Result<NavShape, ValueError> {
     let axis = |text: &str| text.parse::<u32>().ok().filter(|n| (1..=AXIS_MAX).contains(n));
     let shape = text.split_once('x').and_then(|(ny, nx)| Some(NavShape { height: axis(ny)?, width: axis(nx)? }));
     shape.ok_or_else(|| ValueError::new(text, format!("expected NYxNX, rows x positions, each from 1 to {AXIS_MAX}")))
+}
+
+/// Reads the value of pixels without data: `max`, the largest of their type, or a number.
+pub fn parse_nodata(text: &str) -> Result<NoData, ValueError> {
+    match text {
+        "max" => Ok(NoData::Max),
+        _ => text
+            .parse()
+            .map(NoData::Value)
+            .map_err(|_| ValueError::new(text, format!("expected max, or a whole number from 0 to {}", u32::MAX))),
+    }
+}
+
+/// Reads chosen scan positions as a rectangle: `Y0..Y1,X0..X1`, without the last ones; `None` for any other text.
+pub fn parse_rectangle(text: &str) -> Option<(Range<u32>, Range<u32>)> {
+    let range = |text: &str| {
+        let (first, end) = text.split_once("..")?;
+        Some(first.parse().ok()?..end.parse().ok()?)
+    };
+    let (y, x) = text.split_once(',')?;
+    Some((range(y)?, range(x)?))
+}
+
+/// Reads a linear descan, six numbers: `OY,OX,RY,RX,CY,CX`, the shift at the first position and its change per row and per
+/// column; `None` for any other text.
+pub fn parse_descan(text: &str) -> Option<Descan> {
+    let numbers: Vec<f64> = text.split(',').map(|number| number.parse().ok()).collect::<Option<_>>()?;
+    let &[oy, ox, ry, rx, cy, cx] = &numbers[..] else { return None };
+    Descan::linear([oy, ox], [ry, rx], [cy, cx])
 }
 
 /// Reads how much free space recording leaves alone, in GiB (`0`, `0.5`, `20`); in bytes.

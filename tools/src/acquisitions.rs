@@ -316,7 +316,8 @@ impl Acquisitions {
             return Err(refused(format!("the {stage} has panicked: the receiver begins nothing any more")));
         }
         let id = *uuid::Uuid::new_v4().as_bytes();
-        let scan = self.plan.scan.scan(announced.scan);
+        let scan = self.plan.conditions.scan_of(self.plan.scan.scan(announced.scan));
+        let scan = scan.map_err(|error| refused(error.to_string()))?;
         let regions = self.regions(announced);
         let Announcement { frame_count, detector, pixel, .. } = *announced;
         let positions = scan.map_or(frame_count.unwrap_or(0), |scan| scan.placed_count());
@@ -327,8 +328,8 @@ impl Acquisitions {
         self.check_space(announced, scan, &regions, footprint.stored_bytes)?;
         let images = LiveImages::with_conditions(&reductions, scan, frame_count, detector, pixel, &regions, conditions)
             .map_err(|error| refused(error.to_string()))?;
-        let mut series = self.series(id, link, announced.clone(), scan)?;
-        let data_set = self.data_set(begun, &mut series, scan, &regions)?;
+        let mut series = self.series(id, link, announced.clone(), self.recorded(scan))?;
+        let data_set = self.data_set(begun, &mut series, self.recorded(scan), &regions)?;
         let acquisition = Arc::new(Acquisition {
             id,
             name: series.name,
@@ -342,6 +343,11 @@ impl Acquisitions {
         });
         self.show(&acquisition, images);
         Ok(acquisition)
+    }
+
+    /// The scan that a data set is told of: frames that a list places are a line to it.
+    fn recorded(&self, scan: Option<Scan>) -> Option<Scan> {
+        scan.filter(|_| self.plan.conditions.positions.is_none())
     }
 
     /// Refuses images that would take more memory than was promised at start.
@@ -482,7 +488,7 @@ impl Acquisitions {
         let reduce = self.board.update_id(&acquisition.id, images).flatten();
         let reduce = reduce.ok_or_else(|| refused("too many series began at once".to_owned()))?;
         let reduce = reduce.map_err(|error| refused(error.to_string()))?;
-        let mut series = self.series(acquisition.id, link, announced, acquisition.scan)?;
+        let mut series = self.series(acquisition.id, link, announced, self.recorded(acquisition.scan))?;
         series.name.clone_from(&acquisition.name);
         let series = Arc::new(series);
         let part = Part {

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::ops::Range;
 
 use ronchi_pipeline::FrameIndex;
+use ronchi_pipeline::format::ScanInfo;
 use ronchi_pipeline::reduce::{
     Derivation, Derived, LiveImage, LiveImages, Partial, Patterns, PlanError, ReducePlan, Reduction,
 };
@@ -210,6 +211,13 @@ impl Images {
         }
         if let Some(roi) = &conditions.roi {
             attributes["roi_positions"] = json!(roi.position_count());
+        }
+        let told = conditions.to_json();
+        if !told.is_empty() {
+            attributes["conditions"] = told.into();
+        }
+        if let Some(scan) = self.images.scan().filter(|_| conditions.positions.is_none()) {
+            attributes["scan"] = json!(ScanInfo::from(scan));
         }
         attributes
     }

@@ -7,8 +7,8 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 use clap::Args;
 use ronchi_config::{
-    Compress, DataPlan, Limits, LinkPlan, LivePlan, MerlinControlPlan, MerlinTrigger, Plan, ScanPlan, SourcePlan,
-    ValueError, parse_reserve, parse_source,
+    Compress, DataPlan, Limits, LinkPlan, LivePlan, MerlinControlPlan, MerlinTrigger, Plan, SourcePlan, ValueError,
+    parse_reserve, parse_source,
 };
 
 use crate::asked::{ReductionArgs, ScanArgs};
@@ -150,13 +150,16 @@ impl RecordArgs {
     fn plan(self, live: &Wanted) -> Result<Plan> {
         let data = self.data()?;
         let scan = self.scan.plan();
-        let source = self.arm.apply(self.source, &scan)?;
+        let conditions = self.conditions.read()?;
+        let listed = conditions.positions.as_ref().map(|list| list.frame_count());
+        let frame_count = listed.or_else(|| scan.scan(None).map(|scan| scan.frame_count()));
+        let source = self.arm.apply(self.source, frame_count)?;
         let plan = Plan {
             data,
             links: vec![LinkPlan { source, region: None }],
             detector: None,
             scan,
-            conditions: self.conditions.read()?,
+            conditions,
             reductions: self.reductions.reductions(),
             live: LivePlan { zmq: live.zmq.clone(), http: live.http, ..LivePlan::default() },
             limits: Limits {
@@ -186,13 +189,13 @@ impl RecordArgs {
 }
 
 impl ArmArgs {
-    fn apply(&self, source: SourcePlan, scan: &ScanPlan) -> Result<SourcePlan> {
+    /// `frame_count` is that of the scan.
+    fn apply(&self, source: SourcePlan, frame_count: Option<u64>) -> Result<SourcePlan> {
         match source {
             SourcePlan::Merlin { host, data_port, control } => {
-                let frames_of_scan = || scan.scan(None).map(|scan| scan.frame_count());
                 let armed = self.arm.then(|| MerlinControlPlan {
                     port: self.control_port,
-                    frame_count: self.frames.or_else(frames_of_scan),
+                    frame_count: self.frames.or(frame_count),
                     trigger: self.trigger.map(MerlinTrigger::from),
                 });
                 Ok(SourcePlan::Merlin { host, data_port, control: armed.or(control) })

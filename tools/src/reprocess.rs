@@ -167,7 +167,7 @@ impl ReprocessArgs {
         outcome.seconds = begin.elapsed().as_secs_f64();
         let about = json!({
             "frames": [outcome.first, outcome.end],
-            "scan": wanted.scan.map(ScanInfo::from),
+            "scan": wanted.scan.filter(|_| wanted.conditions.positions.is_none()).map(ScanInfo::from),
             "software": concat!("ronchi ", env!("CARGO_PKG_VERSION")),
         });
         let results = images.stored();
@@ -208,6 +208,7 @@ impl ReprocessArgs {
             None => recorded,
         };
         let scan = self.scan.instead_of(recorded).map_err(|error| anyhow!(error))?;
+        let scan = conditions.scan_of(scan)?;
         let regions = manifest.detector.tiles.iter().map(|tile| {
             let ([y, x], [height, width]) = (tile.origin, tile.shape);
             Region { y, x, height, width }

@@ -37,6 +37,7 @@ order = "serpentine"
 flyback = 2
 sync_offset = -3
 roi = "roi.npy"
+descan = { offset = [1, -2], per_row = [0.5, 0] }
 frames_per_position = 4
 passes = 2
 repeats = "stack"
@@ -110,6 +111,10 @@ fn every_key_arrives() {
     assert_eq!(correction.detector(), SigShape { height: 512, width: 513 });
     let roi = plan.conditions.roi.as_ref().expect("a file");
     assert_eq!(roi.shape(), NavShape { height: 256, width: 128 });
+    let descan = plan.conditions.descan.as_ref().expect("a law");
+    assert_eq!(descan.as_linear(), Some([[1.0, -2.0], [0.5, 0.0], [0.0, 0.0]]));
+    let files: Vec<_> = plan.conditions.files.iter().map(|file| (file.what, file.name.as_str())).collect();
+    assert_eq!(files, [("gain", "gain.npy"), ("roi", "roi.npy")]);
     assert_eq!((scan.frames_per_position, scan.passes, scan.repeats), (4, 2, Repeats::Stack));
     assert!(plan.describe().contains("repeats   4 frames per position, 2 passes, kept as stack\n"), "{plan}");
     assert!(plan.describe().contains("results   total, com, bf, adf, mask\n"), "{plan}");

@@ -16,7 +16,7 @@
 //! a mask may come from anywhere, so three keys are read by hand.
 
 use crate::AXIS_MAX;
-use crate::reduce::{DETECTOR_PIXELS_MAX, VirtualDetector};
+use crate::reduce::{DETECTOR_PIXELS_MAX, LIST_FRAMES_MAX, VirtualDetector};
 
 /// Longest header that is read, in bytes; NumPy's own limit.
 pub const HEADER_BYTES_MAX: usize = 10_000;
@@ -51,6 +51,18 @@ pub enum NpyError {
     /// Not two axes, or too large.
     #[error("shape {shape:?}, expected (rows, columns), each 1 to {AXIS_MAX}, at most {DETECTOR_PIXELS_MAX} pixels")]
     Shape {
+        /// The shape as stated, the first axes of it.
+        shape: Vec<u64>,
+    },
+    /// No array of vectors, or too large.
+    #[error("shape {shape:?}, expected (rows, columns, 2), rows and columns each 1 to {AXIS_MAX}")]
+    Vectors {
+        /// The shape as stated, the first axes of it.
+        shape: Vec<u64>,
+    },
+    /// No list, or a longer one.
+    #[error("shape {shape:?}, expected (frames) or (frames, 2), at most {LIST_FRAMES_MAX} frames")]
+    List {
         /// The shape as stated, the first axes of it.
         shape: Vec<u64>,
     },
@@ -100,25 +112,64 @@ pub fn header(numpy: &str, shape: &[usize]) -> Vec<u8> {
 /// A mask image: two axes `(y, x)`, C order, booleans, integers or floating point numbers of either byte order.
 pub fn read_mask(file: &[u8]) -> Result<VirtualDetector, NpyError> {
     let (text, data) = split(file)?;
-    let Header { descr, fortran_order, shape } = parse(text).ok_or(NpyError::Header)?;
-    let &[height, width] = &shape[..] else { return Err(NpyError::Shape { shape }) };
-    let axis = |extent: u64| u32::try_from(extent).ok().filter(|extent| (1..=AXIS_MAX).contains(extent));
-    let (Some(rows), Some(columns)) = (axis(height), axis(width)) else { return Err(NpyError::Shape { shape }) };
-    let count = u64::from(rows) * u64::from(columns); // No overflow: both fit 17 bits.
-    if count > DETECTOR_PIXELS_MAX {
-        return Err(NpyError::Shape { shape });
-    }
+    let header = parse(text).ok_or(NpyError::Header)?;
+    let Some((height, width)) = plane(&header.shape, 1) else { return Err(NpyError::Shape { shape: header.shape }) };
     // A single column or row is the same in both orders.
-    if fortran_order && rows > 1 && columns > 1 {
+    if header.fortran_order && height > 1 && width > 1 {
         return Err(NpyError::FortranOrder);
     }
-    let number = Number::of(&descr).ok_or_else(|| NpyError::Type { descr: descr.chars().take(32).collect() })?;
+    let weights = numbers(&header.descr, data, u64::from(height) * u64::from(width))?;
+    Ok(VirtualDetector::Image { height, width, weights })
+}
+
+/// Vectors `(y, x)` of a plane: rows, columns, and the vectors in C order. Three axes, the last of two; types as for masks.
+pub fn read_vectors(file: &[u8]) -> Result<(u32, u32, Vec<[f64; 2]>), NpyError> {
+    let (text, data) = split(file)?;
+    let header = parse(text).ok_or(NpyError::Header)?;
+    let plane = header.shape.strip_suffix(&[2]).and_then(|shape| plane(shape, 2));
+    let Some((height, width)) = plane else { return Err(NpyError::Vectors { shape: header.shape }) };
+    if header.fortran_order {
+        return Err(NpyError::FortranOrder);
+    }
+    let numbers = numbers(&header.descr, data, 2 * u64::from(height) * u64::from(width))?;
+    Ok((height, width, numbers.as_chunks().0.to_vec()))
+}
+
+/// A list of numbers, one axis, or of two numbers each, two axes; types as for masks. How many each has, and all of them.
+pub fn read_list(file: &[u8]) -> Result<(usize, Vec<f64>), NpyError> {
+    let (text, data) = split(file)?;
+    let header = parse(text).ok_or(NpyError::Header)?;
+    let (count, each) = match header.shape[..] {
+        [count] => (count, 1),
+        [count, 2] => (count, 2),
+        _ => return Err(NpyError::List { shape: header.shape }),
+    };
+    if count > LIST_FRAMES_MAX as u64 {
+        return Err(NpyError::List { shape: header.shape });
+    }
+    if header.fortran_order && each > 1 && count > 1 {
+        return Err(NpyError::FortranOrder);
+    }
+    Ok((each, numbers(&header.descr, data, count * each as u64)?))
+}
+
+/// Rows and columns, if there are these two and not too many numbers, so many for each place.
+fn plane(shape: &[u64], each: u64) -> Option<(u32, u32)> {
+    let &[height, width] = shape else { return None };
+    let axis = |extent: u64| u32::try_from(extent).ok().filter(|extent| (1..=AXIS_MAX).contains(extent));
+    let (rows, columns) = (axis(height)?, axis(width)?);
+    let count = u64::from(rows) * u64::from(columns) * each; // No overflow: both fit 17 bits.
+    (count <= DETECTOR_PIXELS_MAX).then_some((rows, columns))
+}
+
+/// So many numbers.
+fn numbers(descr: &str, data: &[u8], count: u64) -> Result<Vec<f64>, NpyError> {
+    let number = Number::of(descr).ok_or_else(|| NpyError::Type { descr: descr.chars().take(32).collect() })?;
     let expected_bytes = count * number.bytes as u64;
     if data.len() as u64 != expected_bytes {
         return Err(NpyError::DataLength { got_bytes: data.len() as u64, expected_bytes });
     }
-    let weights = data.chunks_exact(number.bytes).map(|bytes| number.value(bytes)).collect::<Result<_, _>>()?;
-    Ok(VirtualDetector::Image { height: rows, width: columns, weights })
+    data.chunks_exact(number.bytes).map(|bytes| number.value(bytes)).collect()
 }
 
 /// Header text and data.
@@ -302,13 +353,26 @@ mod tests {
         assert_eq!(weights(b"\x93NUMPY"), Err(NpyError::Magic));
     }
 
+    /// Vectors come in C order; other shapes are refused.
+    #[test]
+    fn vectors() {
+        let file = |shape: &[usize]| write("|i1", shape, &[1, 0xff, 2, 3]);
+        assert_eq!(read_vectors(&file(&[1, 2, 2])), Ok((1, 2, vec![[1.0, -1.0], [2.0, 3.0]])));
+        for shape in [&[2, 2][..], &[2, 1, 2, 1], &[2, 2, 1], &[4]] {
+            assert!(matches!(read_vectors(&file(shape)), Err(NpyError::Vectors { .. })), "{shape:?}");
+        }
+        assert_eq!(read_list(&file(&[4])), Ok((1, vec![1.0, -1.0, 2.0, 3.0])));
+        assert_eq!(read_list(&file(&[2, 2])), Ok((2, vec![1.0, -1.0, 2.0, 3.0])));
+        assert!(matches!(read_list(&file(&[1, 4])), Err(NpyError::List { .. })));
+    }
+
     proptest! {
         /// No file makes the reader panic.
         #[test]
         fn any_bytes(text in "[{}()', :a-z0-9<|]{0,60}", cut in 0_usize..80) {
             let file = with_header(&text, &[0; 8]);
             let _ = read_mask(&file[..cut.min(file.len())]);
-            let _ = read_mask(&file);
+            let _ = (read_mask(&file), read_vectors(&file), read_list(&file));
         }
     }
 }

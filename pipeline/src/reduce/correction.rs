@@ -137,6 +137,18 @@ impl Correction {
         (folded, offset)
     }
 
+    /// Whether any pixel counts something without a beam.
+    pub(super) fn has_dark(&self) -> bool {
+        self.dark.iter().any(|&dark| dark != 0.0)
+    }
+
+    /// For every pixel of a tile, C order, whether it is good.
+    pub(super) fn good_of_tile(&self, region: Region) -> Vec<bool> {
+        let width = self.detector.width as usize;
+        let rows = (region.y..region.y + region.height).map(|y| y as usize * width + region.x as usize);
+        rows.flat_map(|at| &self.gain[at..at + region.width as usize]).map(|&gain| gain != 0.0).collect()
+    }
+
     /// Good pixels around a bad one; `None` for a good one.
     pub(super) fn neighbours(&self, pixel: usize) -> Option<&[usize]> {
         let at = self.bad.binary_search_by_key(&pixel, |&(at, _)| at).ok()?;

@@ -1,8 +1,9 @@
-//! `PlanError`: why a list of reductions cannot be computed.
+//! Why a list of reductions, or what holds for it, is refused.
 
 use super::mask::{DETECTOR_PIXELS_MAX, MaskError};
+use super::nodata::NoData;
 use super::spec::{COLUMNS_MAX, RESULTS_MAX};
-use crate::{NavShape, Region, SigShape};
+use crate::{NavShape, PixelKind, Region, SigShape};
 
 /// Why a list of reductions cannot be computed.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
@@ -105,13 +106,53 @@ pub enum PlanError {
         /// The detector.
         detector: SigShape,
     },
+    /// A value for pixels without data that no pixel can carry.
+    #[error("pixels of type {kind:?} never carry the value that says `no data`, which is {nodata}")]
+    NoData {
+        /// The value.
+        nodata: NoData,
+        /// The pixels.
+        kind: PixelKind,
+    },
+    /// Pixels without data, of which nobody knows the dark counts.
+    #[error("dark counts and a value for pixels without data exclude each other: list these pixels as bad instead")]
+    NoDataDark,
     /// Chosen positions of another scan, or of none.
-    #[error("positions are chosen of a scan of {roi:?}, this one is {scan:?}")]
+    #[error("positions are chosen of a scan of {roi:?} (a rectangle: or more), this one is {scan:?}")]
     Roi {
         /// What they are chosen of.
         roi: NavShape,
         /// The scan, if there is one.
         scan: Option<NavShape>,
+    },
+    /// A list of positions, and no scan that they are in.
+    #[error("a list of positions needs the shape of the scan that they are in")]
+    Positions,
+    /// A position that the scan has not.
+    #[error("frame {frame} belongs to position {index} of a scan of {positions} positions")]
+    Position {
+        /// The frame.
+        frame: u64,
+        /// Its position in the list.
+        index: u64,
+        /// Positions of the scan.
+        positions: u64,
+    },
+    /// Masks that follow the beam over another scan, or over none.
+    #[error("descan is for a scan of {table:?}, this one is {scan:?}")]
+    Descan {
+        /// The scan of the table; a linear law has none.
+        table: Option<NavShape>,
+        /// The scan, if there is one.
+        scan: Option<NavShape>,
+    },
+    /// Real masks that would fill memory.
+    #[error("masks of real weights would take {bytes} bytes, at most {bytes_max} are used: ask for fewer")]
+    MasksTooLarge {
+        /// Bytes they would take.
+        bytes: u64,
+        /// The limit.
+        bytes_max: u64,
     },
     /// A scan beyond the limit for images.
     #[error("scan of {positions} positions, at most {positions_max} can be shown")]

@@ -51,6 +51,7 @@ impl Footprint {
             ColumnKind::Exact => size_of::<Exact>() as u64,
         };
         let pixels = detector.pixel_count();
+        let count_bytes = if conditions.nodata.is_some() { 8 * pixels } else { 0 }; // Pixels without data.
         let pattern_bytes = |wanted: &Wanted| match wanted.accumulator {
             Accumulator::Histogram(bins) => u64::from(bins.count) * 8,
             Accumulator::Max | Accumulator::Min => 4 * pixels,
@@ -78,10 +79,11 @@ impl Footprint {
             spec.results.iter().map(|output| numbers(output).saturating_mul(8)).fold(positions, u64::saturating_add);
         let columns = spec.columns.iter().map(|column| column_bytes(column).saturating_mul(positions));
         // Patterns are kept by the images and by every reducer: twice is what one of each takes.
-        let patterns = spec.patterns.iter().map(|wanted| 2 * pattern_bytes(wanted));
+        let patterns = spec.patterns.iter().map(|wanted| 2 * (pattern_bytes(wanted) + count_bytes));
         let derived = spec.results.iter().filter(whole).map(|output| numbers(output).saturating_mul(8));
         let customs = spec.customs.iter().map(custom_bytes);
-        let memory_bytes = columns.chain(patterns).chain(customs).chain(derived).fold(0, u64::saturating_add);
+        let memory_bytes =
+            columns.chain(patterns).chain(customs).chain(derived).fold(spec.weights_bytes(), u64::saturating_add);
         Ok(Self { memory_bytes, stored_bytes })
     }
 }

@@ -92,6 +92,24 @@ impl<'a> Frames<'a> {
         Ok(Self { present: Present::Flags(flags), ..self })
     }
 
+    /// The frames at these positions, all present: the caller knows which are.
+    pub(super) fn part(&self, positions: std::ops::Range<usize>) -> Self {
+        let frame_bytes = self.frame_bytes();
+        let bytes = &self.bytes[positions.start * frame_bytes..positions.end * frame_bytes];
+        Self {
+            first: self.first + positions.start as u64,
+            count: positions.len(),
+            bytes,
+            present: Present::All,
+            ..*self
+        }
+    }
+
+    /// The same frames with other pixels.
+    pub(super) fn with_bytes(self, bytes: &'a [u8]) -> Self {
+        Self { bytes, ..self }
+    }
+
     /// Whether the frame at `position` (from 0) holds pixels.
     pub fn is_present(&self, position: usize) -> bool {
         let flag = match self.present {

@@ -265,15 +265,15 @@ impl<'a> LiveImage<'a> {
 
     /// Sum over frames at a pixel of a tile, corrected where that is wanted, rounded at the end; and how many frames.
     fn sum_at(&self, patterns: &[&Patterns], pixel: usize, place: usize) -> Option<(f64, u64)> {
-        let raw = patterns.iter().find_map(|patterns| Some((patterns.sum_at(pixel)?, patterns.frame_count())));
-        let Some(correction) = self.correction() else { return raw };
+        let raw = patterns.iter().find_map(|patterns| Some((patterns.sum_at(pixel)?, patterns.count_at(pixel))));
+        let Some(correction) = self.correction() else { return raw.filter(|&(_, frame_count)| frame_count > 0) };
         let (sum, frame_count) = raw?;
         let Some(neighbours) = correction.neighbours(place) else {
-            return Some((correction.sum(place, sum, frame_count), frame_count));
+            return Some((correction.sum(place, sum, frame_count), frame_count)).filter(|_| frame_count > 0);
         };
         // Those in another tile may have seen other frames: their means count.
         let mean = |&at: &usize| {
-            let (sum, frame_count) = self.raw_sum_at(at)?;
+            let (sum, frame_count) = self.raw_sum_at(at).filter(|&(_, frame_count)| frame_count > 0)?;
             Some(correction.sum(at, sum, frame_count) / frame_count as f64)
         };
         let means = neighbours.iter().filter_map(mean);
@@ -292,7 +292,7 @@ impl<'a> LiveImage<'a> {
         let at = (y - region.y) as usize * region.width as usize + (x - region.x) as usize;
         let patterns = self.epochs.iter().map(|epoch| &epoch.tiles[tile].patterns);
         let found = patterns.filter(|patterns| patterns.frame_count() > 0);
-        found.filter_map(|patterns| Some((patterns.sum_at(at)?, patterns.frame_count()))).next()
+        found.filter_map(|patterns| Some((patterns.sum_at(at)?, patterns.count_at(at)))).next()
     }
 
     /// The whole result, exactly: `uint64` for sums of integers, the pixel type for extremes, `float64` otherwise.
@@ -358,7 +358,8 @@ impl<'a> LiveImage<'a> {
 
 /// What was accumulated at one pixel, as a number.
 fn value_of(accumulator: Accumulator, patterns: &[&Patterns], pixel: usize) -> Option<f64> {
-    patterns.iter().find_map(|patterns| match accumulator {
+    let seen = patterns.iter().filter(|patterns| patterns.count_at(pixel) > 0);
+    seen.into_iter().find_map(|patterns| match accumulator {
         Accumulator::Max => Some(patterns.max.as_ref()?.value(pixel)),
         Accumulator::Min => Some(patterns.min.as_ref()?.value(pixel)),
         Accumulator::Events(_) => Some(patterns.events.as_ref()?.1[pixel] as f64),

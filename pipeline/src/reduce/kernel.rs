@@ -15,8 +15,9 @@ use std::ops::Range;
 
 use super::dot::{CHUNKS, Dots, LINE, OCTET, Planes, Stack};
 use super::dot_float::{FloatDots, Singles};
+use super::extremes::ExtremePattern;
 use super::frames::Frames;
-use super::patterns::{ExtremePattern, Patterns, SquaresPattern, SumPattern};
+use super::patterns::{Patterns, SquaresPattern, SumPattern};
 use super::plan::{Place, ReducePlan};
 use super::rows::CHUNK_PIXELS;
 use super::vector::Multiply;

@@ -15,9 +15,11 @@ mod field;
 mod fluctuation;
 mod fourier;
 mod histogram;
+mod nodata;
 mod parts;
 mod patterns;
 mod radial;
+mod rms_radius;
 mod saturated;
 mod segments;
 mod totals;
@@ -41,7 +43,7 @@ const DETECTORS: [&str; 11] =
     ["virtual", "disk", "ring", "disk_aa", "ring_aa", "rectangle", "rect", "sector", "polygon", "image", "npy"];
 
 /// All kinds, in the order of the documentation.
-const KINDS: [Registered; 18] = [
+const KINDS: [Registered; 20] = [
     Registered::of::<totals::Total>(),
     Registered::of::<centre_of_mass::CentreOfMass>(),
     Registered::of::<patterns::Sum>(),
@@ -56,7 +58,9 @@ const KINDS: [Registered; 18] = [
     Registered::of::<segments::Segments>(),
     Registered::of::<dpc::Dpc>(),
     Registered::of::<fluctuation::Fluctuation>(),
+    Registered::of::<rms_radius::RmsRadius>(),
     Registered::of::<saturated::Saturated>(),
+    Registered::of::<nodata::NoData>(),
     Registered::of::<counted::Counted>(),
     Registered::of::<histogram::Histogram>(),
     Registered::of::<binned::Binned>(),

@@ -26,6 +26,7 @@ use super::custom::Kept;
 use super::epoch::Epoch;
 use super::error::PlanError;
 use super::exact::scale;
+use super::frame_map::FrameMap;
 use super::image::LiveImage;
 use super::kinds::Reduction;
 use super::output::Output;
@@ -49,6 +50,7 @@ const LINE_STEP: usize = 256;
 pub struct LiveImages {
     pub(super) spec: Spec,
     pub(super) place: ScanPlace,
+    map: Option<FrameMap>,
     pub(super) regions: Vec<Region>,
     tile_of_link: Vec<usize>,
     pub(super) epochs: Vec<Epoch>,
@@ -116,11 +118,9 @@ impl LiveImages {
         conditions: &Conditions,
     ) -> Result<Self, PlanError> {
         let spec = Spec::new(reductions, detector, pixel, conditions)?;
-        let shape = scan.map(|scan| scan.shape);
-        if let Some(roi) = conditions.roi.as_ref().filter(|roi| Some(roi.shape()) != shape) {
-            return Err(PlanError::Roi { roi: roi.shape(), scan: shape });
-        }
-        let (place, length) = match scan {
+        conditions.check_scan(scan.map(|scan| scan.shape))?;
+        let map = scan.map(|scan| FrameMap::new(scan, conditions)).transpose()?;
+        let (place, length) = match map.as_ref().map(|map| map.scan) {
             Some(scan) => {
                 let positions = scan.placed_count();
                 if positions > SCAN_POSITIONS_MAX {
@@ -137,6 +137,7 @@ impl LiveImages {
             derived: vec![None; spec.results.len()],
             spec,
             place,
+            map,
             regions,
             tile_of_link,
             epochs: Vec::new(),
@@ -212,8 +213,12 @@ impl LiveImages {
 
     fn plan_of(&self, link: u32, epochs: &[u32]) -> Result<ReducePlan, PlanError> {
         let region = self.regions[self.tile_of_link[link as usize]];
-        let scan = if let ScanPlace::Scan(scan) = self.place { Some(scan) } else { None };
-        Ok(ReducePlan::of(&self.spec, region, epochs)?.for_scan(scan))
+        ReducePlan::of(&self.spec, region, epochs, self.map.clone())
+    }
+
+    /// The scan, if there is one.
+    pub fn scan(&self) -> Option<Scan> {
+        if let ScanPlace::Scan(scan) = self.place { Some(scan) } else { None }
     }
 
     fn grow(&mut self, length: usize) {
@@ -230,10 +235,7 @@ impl LiveImages {
     fn index_of(&self, frame: FrameIndex) -> Option<usize> {
         match self.place {
             ScanPlace::Scan(scan) => {
-                let (position, repeat) = scan.place(frame)?;
-                if self.spec.conditions.roi.as_ref().is_some_and(|roi| !roi.contains(position)) {
-                    return None;
-                }
+                let (position, repeat) = self.map.as_ref()?.place(frame)?;
                 let place = position.y as usize * scan.shape.width as usize + position.x as usize;
                 Some(place * scan.repeat_count() as usize + repeat as usize)
             }
@@ -377,23 +379,15 @@ impl LiveImages {
     /// How many frames below `end` have a place in the results and are not in all of them, on the tile of this link; fewer,
     /// where later ones are. In no time, as opposed to [`Self::holes`].
     pub fn missing_count(&self, link: u32, end: FrameIndex) -> u64 {
-        let placed = match self.place {
-            ScanPlace::Scan(scan) => match &self.spec.conditions.roi {
-                Some(roi) => roi.placed_before(&scan, end),
-                None => scan.placed_before(end),
-            },
-            ScanPlace::Line(_) => end.min(self.frames_end()),
-        };
+        let line = || end.min(self.frames_end());
+        let placed = self.map.as_ref().map_or_else(line, |map| map.placed_before(end));
         if self.epochs.is_empty() { 0 } else { placed.saturating_sub(self.frames_reduced(link)) }
     }
 
     /// Frame after the last one that has a place.
     fn frames_end(&self) -> FrameIndex {
         match self.place {
-            ScanPlace::Scan(scan) => {
-                let last = i128::from(scan.frame_count()) + i128::from(scan.sync_offset);
-                u64::try_from(last.max(0)).unwrap_or(u64::MAX)
-            }
+            ScanPlace::Scan(_) => self.map.as_ref().map_or(0, FrameMap::end),
             ScanPlace::Line(count) => count.map_or(LINE_FRAMES_MAX, |count| count as u64),
         }
     }
@@ -402,7 +396,12 @@ impl LiveImages {
     /// else 0. Where repeats are stacked, every frame of a position has its own.
     pub fn valid(&self) -> Vec<u8> {
         let is_complete = |slot: usize| self.complete_word(slot / 64) >> (slot % 64) & 1 == 1;
-        (0..self.place_count()).map(|place| u8::from(self.slots_of(place).all(is_complete))).collect()
+        let is_used = |&slot: &usize| self.map.as_ref().is_none_or(|map| map.is_used(slot));
+        let is_valid = |place: usize| {
+            let mut slots = self.slots_of(place).filter(is_used).peekable();
+            slots.peek().is_some() && slots.all(is_complete)
+        };
+        (0..self.place_count()).map(|place| u8::from(is_valid(place))).collect()
     }
 
     /// Shape of [`Self::valid`]: `[ny, nx]`, `[ny, nx, repeat]` where repeats are stacked, `[frames]` without a scan.

@@ -176,14 +176,26 @@ impl At<'_> {
         self.images.value(column, self.slots)
     }
 
-    /// `n s2 - s1^2` of `n` pixels with sum `s1` and sum of squares `s2`: of integers exact, then rounded. Over `k` frames
-    /// `n k` pixels are counted, and where the sum is their mean, the result is that of `s1 / k` and `s2 / k`.
-    pub(super) fn spread(&self, Sum(sum): Sum, Sum(squares): Sum, count: u64) -> f64 {
+    /// Of so many pixels per frame, how many have data, over all frames; `nodata` counts those that have not.
+    pub(super) fn pixels(&self, count: u64, nodata: Option<Sum>) -> u64 {
+        let absent = nodata.and_then(|Sum(column)| self.images.integer(column, self.slots)).unwrap_or(0);
+        count * self.slots.len() as u64 - absent as u64
+    }
+
+    /// Weight without data, on average over frames.
+    pub(super) fn nodata(&self, nodata: Option<Sum>) -> f64 {
+        let total = nodata.map_or(0.0, |sum| self.sum(sum));
+        if self.images.repeats() == Repeats::Mean { total } else { total / self.slots.len() as f64 }
+    }
+
+    /// `n s2 - s1^2` of `n` pixels ([`Self::pixels`]) with sum `s1` and sum of squares `s2` over `k` frames: of integers
+    /// exact, then rounded. Where the sum is their mean, the result is that of `n / k`, `s1 / k` and `s2 / k`.
+    pub(super) fn spread(&self, Sum(sum): Sum, Sum(squares): Sum, pixels: u64) -> f64 {
         let frame_count = self.slots.len() as u64;
         let integers = || {
             let (sum, squares) = (self.images.integer(sum, self.slots)?, self.images.integer(squares, self.slots)?);
             // Of one frame below (n pixel_max)^2 < 2^(2 * (28 + 32)).
-            let all = u128::from(count).checked_mul(frame_count.into())?.checked_mul(squares)?;
+            let all = u128::from(pixels).checked_mul(squares)?;
             all.checked_sub(sum.checked_mul(sum)?).map(|spread| spread as f64)
         };
         let is_mean = self.images.repeats() == Repeats::Mean;
@@ -191,7 +203,7 @@ impl At<'_> {
         integers().map_or_else(
             || {
                 let [sum, squares] = [sum, squares].map(|column| self.images.value(column, self.slots));
-                let pixels = if is_mean { count as f64 } else { count as f64 * frame_count as f64 };
+                let pixels = if is_mean { pixels as f64 / frame_count as f64 } else { pixels as f64 };
                 (pixels * squares - sum * sum).max(0.0)
             },
             |spread| spread / divisor,

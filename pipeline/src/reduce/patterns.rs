@@ -3,6 +3,7 @@
 use super::custom::Tally;
 use super::events::Window;
 use super::exact::{ADDITIONS_MAX, DIGITS, Exact, INFINITE, MINUS_INFINITE, NAN, carry_of, split_f32};
+use super::extremes::{ExtremePattern, Extremes};
 use super::partial::MergeError;
 use super::plan::ReducePlan;
 use crate::{PixelKind, Region};
@@ -50,6 +51,8 @@ pub struct Patterns {
     epochs: Vec<u32>,
     pub(super) frame_count: u64,
     pub(super) nan_count: u64,
+    /// Frames in which a pixel had no data, where there may be such pixels.
+    nodata: Option<Vec<u64>>,
     pub(super) sum: Option<SumPattern>,
     pub(super) squares: Option<SquaresPattern>,
     pub(super) max: Option<ExtremePattern>,
@@ -81,22 +84,13 @@ pub(super) struct Spread {
     pub(super) m2: Vec<f64>,
 }
 
-/// Native pixels; floating point ones as integers of the same order ([`key_of`]).
-#[derive(Debug, Clone, PartialEq)]
-pub(super) enum ExtremePattern {
-    U8(Vec<u8>),
-    U16(Vec<u16>),
-    U32(Vec<u32>),
-    F32(Vec<i32>),
-}
-
 impl Patterns {
     /// Patterns of no frame, as the plan wants them.
     pub fn new(plan: &ReducePlan) -> Self {
         let corrected = plan.corrected.as_ref().map(|corrected| &corrected.plan);
         let kinds = [plan.pixel.kind, plan.pattern_kind];
         let more = corrected.map_or(&[][..], |plan| &plan.accumulators);
-        let zero = Self::zero(plan.region, kinds, &[&plan.accumulators[..], more].concat());
+        let zero = Self::zero(plan.region, kinds, &[&plan.accumulators[..], more].concat(), plan.nodata.is_some());
         Self { epochs: plan.part.epochs.clone(), customs: plan.customs.over_frames(), ..zero }
     }
 
@@ -104,12 +98,12 @@ impl Patterns {
     pub(super) fn take_corrected(&mut self, is_corrected: bool) -> Self {
         let (region, epochs, events) = (self.region, Vec::new(), self.events.take());
         if !is_corrected {
-            return Self { events, ..Self::zero(region, [PixelKind::U8; 2], &[]) };
+            return Self { events, ..Self::zero(region, [PixelKind::U8; 2], &[], false) };
         }
         let (squares, max, min, histogram) =
             (self.squares.take(), self.max.take(), self.min.take(), self.histogram.take());
-        let (sum, customs) = (None, Vec::new());
-        Self { region, epochs, frame_count: 0, nan_count: 0, sum, squares, max, min, events, histogram, customs }
+        let (frame_count, nan_count, nodata, sum, customs) = (0, 0, None, None, Vec::new());
+        Self { region, epochs, frame_count, nan_count, nodata, sum, squares, max, min, events, histogram, customs }
     }
 
     /// Puts back what was taken away.
@@ -126,8 +120,9 @@ impl Patterns {
         self.epochs.contains(&epoch)
     }
 
-    /// Patterns of no frame; `kinds` are the pixels of sums, and those of all else.
-    pub(super) fn zero(region: Region, kinds: [PixelKind; 2], wanted: &[Accumulator]) -> Self {
+    /// Patterns of no frame; `kinds` are the pixels of sums, and those of all else. `lacks` says whether pixels may have no
+    /// data.
+    pub(super) fn zero(region: Region, kinds: [PixelKind; 2], wanted: &[Accumulator], lacks: bool) -> Self {
         let [sum_kind, kind] = kinds;
         let count = region.pixel_count() as usize;
         let has = |accumulator| wanted.contains(&accumulator);
@@ -141,6 +136,7 @@ impl Patterns {
             epochs: Vec::new(),
             frame_count: 0,
             nan_count: 0,
+            nodata: (lacks && !wanted.is_empty()).then(|| vec![0; count]),
             sum: needs_sum.then(|| match sum_kind {
                 PixelKind::F32 => SumPattern::Float(Box::new(FloatSums::new(count))),
                 _ => SumPattern::Integer(vec![0; count]),
@@ -185,8 +181,42 @@ impl Patterns {
         self.max.iter_mut().for_each(|max| max.clear(false));
         self.min.iter_mut().for_each(|min| min.clear(true));
         let counts = self.histogram.iter_mut().map(|(_, counts)| counts);
-        counts.chain(self.events.iter_mut().map(|(_, counts)| counts)).for_each(|counts| counts.fill(0));
+        let counts = counts.chain(self.events.iter_mut().map(|(_, counts)| counts)).chain(&mut self.nodata);
+        counts.for_each(|counts| counts.fill(0));
         self.customs.iter_mut().for_each(Tally::clear);
+    }
+
+    /// Frames in which a pixel had data.
+    pub(super) fn count_at(&self, pixel: usize) -> u64 {
+        self.frame_count - self.nodata.as_ref().map_or(0, |counts| counts[pixel])
+    }
+
+    /// Extremes of some pixels.
+    pub(super) fn extremes_at(&self, places: &[u32], out: &mut Extremes) {
+        let of = |pattern: &Option<ExtremePattern>| pattern.as_ref().map(|pattern| pattern.at(places));
+        (out.max, out.min) = (of(&self.max), of(&self.min));
+    }
+
+    /// Puts back extremes of some pixels.
+    pub(super) fn put_extremes(&mut self, places: &[u32], known: &Extremes) {
+        let each = [(&mut self.max, &known.max), (&mut self.min, &known.min)];
+        for (pattern, known) in each {
+            if let (Some(pattern), Some(known)) = (pattern, known) {
+                pattern.put(places, known);
+            }
+        }
+    }
+
+    /// Takes note of pixels without data that kernels have seen as 0: once for every frame.
+    pub(super) fn count_nodata(&mut self, places: &[u32]) {
+        if let Some(counts) = &mut self.nodata {
+            places.iter().for_each(|&place| counts[place as usize] += 1);
+        }
+        if let Some((bins, counts)) = &mut self.histogram
+            && let Some(bin) = bins.of(0.0)
+        {
+            counts[bin] -= places.len() as u64;
+        }
     }
 
     /// Adds the frames of `other`; each frame must be in one of them only.
@@ -213,6 +243,9 @@ impl Patterns {
             }
             (Some(SumPattern::Float(own)), Some(SumPattern::Float(other))) => own.merge(other),
             _ => {}
+        }
+        if let (Some(own), Some(other)) = (&mut self.nodata, &other.nodata) {
+            own.iter_mut().zip(other).for_each(|(own, &other)| *own += other);
         }
         if let (Some(own), Some(other)) = (&mut self.squares, &other.squares) {
             own.merge(other);
@@ -248,6 +281,7 @@ impl Patterns {
             })
         }
         has(self.sum.as_ref(), other.sum.as_ref())
+            && has(self.nodata.as_ref(), other.nodata.as_ref())
             && has(self.squares.as_ref(), other.squares.as_ref())
             && has(self.max.as_ref(), other.max.as_ref())
             && has(self.min.as_ref(), other.min.as_ref())
@@ -264,13 +298,15 @@ impl Patterns {
         }
     }
 
-    /// Population variance of one pixel: of integers exact, then rounded.
+    /// Population variance of one pixel over the frames in which it had data: of integers exact, then rounded.
     pub(super) fn variance_at(&self, pixel: usize) -> Option<f64> {
-        let n = self.frame_count;
+        let n = self.count_at(pixel);
         let squares = match self.squares.as_ref()? {
             SquaresPattern::U64(squares) => u128::from(squares[pixel]),
             SquaresPattern::U128(squares) => squares[pixel],
-            SquaresPattern::Float(spread) => return Some(spread.m2[pixel] / spread.frame_count as f64),
+            SquaresPattern::Float(spread) => {
+                return Some(spread.variance(pixel, spread.frame_count - (self.frame_count - n)));
+            }
         };
         let Some(SumPattern::Integer(sums)) = &self.sum else { return None };
         let sum = u128::from(sums[pixel]);
@@ -312,6 +348,17 @@ impl SquaresPattern {
 }
 
 impl Spread {
+    /// Population variance of one pixel over `count` frames; the others were 0, and are taken out again.
+    fn variance(&self, pixel: usize, count: u64) -> f64 {
+        let (all, count, m2) = (self.frame_count as f64, count as f64, self.m2[pixel]);
+        if count == all {
+            return m2 / count;
+        }
+        let mean = self.mean[pixel] * (all / count);
+        // Chan, Golub and LeVeque's merge, backwards: the part taken out has mean and spread 0.
+        (m2 - mean * mean * (count * (all - count) / all)).max(0.0) / count
+    }
+
     /// Chan, Golub and LeVeque's merge.
     fn merge(&mut self, other: &Self) {
         let (own_count, other_count) = (self.frame_count as f64, other.frame_count as f64);
@@ -327,76 +374,6 @@ impl Spread {
             *m2 += other_m2 + distance * distance * (own_count * other_count / count);
         }
     }
-}
-
-impl ExtremePattern {
-    /// The value that any pixel replaces: of a minimum the largest, else the smallest.
-    fn none(kind: PixelKind, count: usize, is_min: bool) -> Self {
-        let mut pattern = match kind {
-            PixelKind::U8 => Self::U8(vec![0; count]),
-            PixelKind::U16 => Self::U16(vec![0; count]),
-            PixelKind::U32 => Self::U32(vec![0; count]),
-            PixelKind::F32 => Self::F32(vec![0; count]),
-        };
-        pattern.clear(is_min);
-        pattern
-    }
-
-    fn clear(&mut self, is_min: bool) {
-        match self {
-            Self::U8(values) => values.fill(if is_min { u8::MAX } else { 0 }),
-            Self::U16(values) => values.fill(if is_min { u16::MAX } else { 0 }),
-            Self::U32(values) => values.fill(if is_min { u32::MAX } else { 0 }),
-            Self::F32(values) => values.fill(if is_min { i32::MAX } else { NO_KEY }),
-        }
-    }
-
-    fn merge(
-        &mut self,
-        other: &Self,
-        u8s: fn(u8, u8) -> u8,
-        u16s: fn(u16, u16) -> u16,
-        u32s: fn(u32, u32) -> u32,
-        keys: fn(i32, i32) -> i32,
-    ) {
-        match (self, other) {
-            (Self::U8(own), Self::U8(other)) => pick(own, other, u8s),
-            (Self::U16(own), Self::U16(other)) => pick(own, other, u16s),
-            (Self::U32(own), Self::U32(other)) => pick(own, other, u32s),
-            (Self::F32(own), Self::F32(other)) => pick(own, other, keys),
-            _ => debug_assert!(false, "extremes of different pixel types"), // Checked by the caller.
-        }
-    }
-
-    /// The value of one pixel as a number; NaN where no number was seen.
-    pub(super) fn value(&self, pixel: usize) -> f64 {
-        match self {
-            Self::U8(values) => f64::from(values[pixel]),
-            Self::U16(values) => f64::from(values[pixel]),
-            Self::U32(values) => f64::from(values[pixel]),
-            Self::F32(values) => f64::from(number_of(values[pixel])),
-        }
-    }
-}
-
-fn pick<T: Copy>(own: &mut [T], other: &[T], best: fn(T, T) -> T) {
-    own.iter_mut().zip(other).for_each(|(own, &other)| *own = best(*own, other));
-}
-
-/// The key of no number: smaller than that of any.
-pub(super) const NO_KEY: i32 = i32::MIN;
-
-/// An integer whose order is that of the numbers (-0 below +0); NaN is no number.
-#[inline(always)]
-pub(super) fn key_of(value: f32) -> i32 {
-    let bits = value.to_bits() as i32;
-    let key = bits ^ ((bits >> 31) as u32 >> 1) as i32;
-    if value.is_nan() { NO_KEY } else { key }
-}
-
-/// The number of a key; NaN for none, and for the key above that of all numbers.
-pub(super) fn number_of(key: i32) -> f32 {
-    if key == NO_KEY { f32::NAN } else { f32::from_bits((key ^ ((key >> 31) as u32 >> 1) as i32) as u32) }
 }
 
 /// Exact sums of floating point numbers, one per pixel, digit by digit: detectors use few of the twelve digits, and
@@ -512,13 +489,6 @@ mod tests {
     use proptest::prelude::*;
 
     proptest! {
-        /// Keys order as numbers do and give them back.
-        #[test]
-        fn keys(a in any::<f32>(), b in any::<f32>()) {
-            prop_assert_eq!(number_of(key_of(a)).to_bits(), a.to_bits());
-            prop_assert_eq!(key_of(a).cmp(&key_of(b)), a.total_cmp(&b));
-        }
-
         /// Settling digits does not change a sum, also where signs mix.
         #[test]
         fn settling(values in proptest::collection::vec(any::<f32>(), 1..50)) {
@@ -530,12 +500,5 @@ mod tests {
             }
             prop_assert_eq!(&settled, &plain);
         }
-    }
-
-    /// NaN is no number: below minus infinity.
-    #[test]
-    fn nan_is_no_number() {
-        assert_eq!(key_of(f32::NAN), NO_KEY);
-        assert!(key_of(f32::NEG_INFINITY) > NO_KEY && number_of(NO_KEY).is_nan());
     }
 }

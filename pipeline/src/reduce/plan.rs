@@ -2,15 +2,18 @@
 
 use std::sync::Arc;
 
-use super::conditions::{Conditions, Roi};
+use super::conditions::Conditions;
 use super::corrected::Corrected;
 use super::custom::CustomPart;
+use super::descan::{Descan, Moved};
 use super::digits::{Factor, FixedMasks, Weighted};
 use super::dot::magnitude_max;
 use super::dot_float::FloatRows;
 use super::error::PlanError;
+use super::frame_map::FrameMap;
 use super::kinds::Reduction;
 use super::mask::Mask;
+use super::nodata::NoDataPlan;
 use super::patterns::Accumulator;
 use super::segments::{Extra, Segments};
 use super::spec::{Column, ColumnKind, Of, Source, Spec};
@@ -30,21 +33,27 @@ pub struct ReducePlan {
     pub(super) fixed: FixedMasks,
     /// All others.
     pub(super) floats: FloatRows,
-    /// For every column, where the kernel leaves its value; `None` for the next column of the corrected frames.
+    /// For every column of the kernel, where that leaves its value; `None` for those beside it.
     pub(super) places: Vec<Option<Place>>,
+    /// For every column, where its values come from.
+    pub(super) homes: Vec<Home>,
     pub(super) accumulators: Vec<Accumulator>,
     /// What is computed of corrected frames.
     pub(super) corrected: Option<Box<Corrected>>,
     /// What a lab computes itself.
     pub(super) customs: CustomPart,
+    /// What is computed of moved frames.
+    pub(super) moved: Option<Box<Moved>>,
+    /// What becomes of pixels without data, if there can be any.
+    pub(super) nodata: Option<Box<NoDataPlan>>,
     /// Pixels of patterns but sums.
     pub(super) pattern_kind: PixelKind,
     /// Whether pixels are corrected at all: what is counted needs whole frames in any case.
     pub(super) is_corrected: bool,
     /// For every row, the columns `[x0, x1)` that a kernel needs.
     columns_of_row: Vec<(u32, u32)>,
-    scan: Option<Scan>,
-    roi: Option<Arc<Roi>>,
+    map: Option<FrameMap>,
+    descan: Option<Arc<Descan>>,
 }
 
 /// Which columns of a list of reductions a plan computes.
@@ -113,6 +122,19 @@ pub(super) enum Place {
     AtLeast(usize),
 }
 
+/// Where the values of a column come from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Home {
+    /// The kernel leaves them there.
+    Kernel(Place),
+    /// The next column of the corrected frames.
+    Corrected,
+    /// The next column of the moved frames.
+    Moved,
+    /// The next column of the pixels without data.
+    NoData,
+}
+
 impl ReducePlan {
     /// Compiles `reductions`, given in coordinates of the whole detector, for the tile `region` of it.
     ///
@@ -126,20 +148,26 @@ impl ReducePlan {
     ) -> Result<Self, PlanError> {
         let spec = Spec::new(reductions, detector, pixel, &Conditions::default())?;
         let epochs = spec.epochs();
-        Self::of(&spec, region, &epochs)
+        Self::of(&spec, region, &epochs, None)
     }
 
-    /// The plan for what these epochs of a list need.
-    pub(super) fn of(spec: &Spec, region: Region, epochs: &[u32]) -> Result<Self, PlanError> {
+    /// The plan for what these epochs of a list need of the frames of a scan.
+    pub(super) fn of(spec: &Spec, region: Region, epochs: &[u32], map: Option<FrameMap>) -> Result<Self, PlanError> {
         let detector = spec.detector;
         if !region.fits(detector) {
             return Err(PlanError::Region { region, detector });
         }
         let columns: Vec<&Column> = spec.columns.iter().filter(|column| epochs.contains(&column.epoch)).collect();
-        let accumulators = epochs.iter().flat_map(|&epoch| spec.accumulators(epoch));
+        let accumulators: Vec<Accumulator> = epochs.iter().flat_map(|&epoch| spec.accumulators(epoch)).collect();
+        let shape = map.as_ref().map(|map| map.scan.shape);
+        let descan = spec.conditions.descan.as_ref().zip(shape);
+        let reach = descan.map_or(region, |(descan, shape)| descan.reach(shape, region, detector));
+        let nodata = NoDataPlan::new(spec, region, reach, &columns, &accumulators);
+        let (moved, still): (Vec<&Column>, Vec<&Column>) = columns.iter().partition(|column| spec.moves_column(column));
         let (corrected_columns, own): (Vec<&Column>, Vec<&Column>) =
-            columns.iter().partition(|column| spec.corrects_column(column));
-        let (corrected_patterns, patterns): (Vec<_>, Vec<_>) = accumulators.partition(|&a| spec.corrects_pattern(a));
+            still.into_iter().partition(|column| spec.corrects_column(column));
+        let (corrected_patterns, patterns): (Vec<_>, Vec<_>) =
+            accumulators.into_iter().partition(|&a| spec.corrects_pattern(a));
         let mut plan = Self::of_frames(spec, region, spec.pixel, &own, patterns)?;
         let is_needed = !corrected_columns.is_empty() || !corrected_patterns.is_empty();
         if is_needed {
@@ -148,19 +176,28 @@ impl ReducePlan {
             let correction = spec.correction().of_tile(region, spec.pixel);
             plan.corrected = Some(Box::new(Corrected::new(of_corrected, correction, &corrected_columns)));
         }
-        let mut own_places = std::mem::take(&mut plan.places).into_iter();
-        let place = |column: &&Column| if spec.corrects_column(column) { None } else { own_places.next().flatten() };
-        plan.places = columns.iter().map(place).collect();
+        let mut places = plan.places.iter();
+        let home = |column: &&Column| match column {
+            column if spec.moves_column(column) => Home::Moved,
+            column if spec.corrects_column(column) => Home::Corrected,
+            _ => places.next().copied().flatten().map_or(Home::NoData, Home::Kernel),
+        };
+        plan.homes = columns.iter().map(home).collect();
+        plan.nodata = nodata.map(Box::new);
+        if !moved.is_empty() {
+            plan.moved = Some(Box::new(Moved::new(spec, region, reach, &moved)?));
+        }
         plan.part = Arc::new(Part::of(epochs, &columns));
         plan.pattern_kind = spec.pattern_kind();
         plan.is_corrected = spec.conditions.correction.is_some();
-        plan.roi.clone_from(&spec.conditions.roi);
+        plan.descan.clone_from(&spec.conditions.descan);
+        plan.map = map;
         plan.customs = CustomPart::of(spec, region, epochs);
         Ok(plan)
     }
 
     /// The plan for some columns and patterns of frames of this pixel type, corrected or as they come.
-    fn of_frames(
+    pub(super) fn of_frames(
         spec: &Spec,
         region: Region,
         pixel: PixelType,
@@ -177,7 +214,7 @@ impl ReducePlan {
             let (mask, of) = match column.source {
                 Source::Real(mask) => (mask, None),
                 Source::Binary(mask, of) => (mask, Some(of)),
-                Source::Events(_) => {
+                Source::Events(_) | Source::NoData(_) => {
                     places.push(None); // Counted beside the kernel.
                     continue;
                 }
@@ -218,20 +255,29 @@ impl ReducePlan {
             fixed: FixedMasks::new(&fixed, magnitude_max(pixel.kind)),
             floats: FloatRows::of(&floats, region),
             places,
+            homes: Vec::new(),
             accumulators,
             corrected: None,
             customs: CustomPart::default(),
+            moved: None,
+            nodata: None,
             pattern_kind: pixel.kind,
             is_corrected: false,
-            scan: None,
-            roi: None,
+            map: None,
+            descan: None,
         })
+    }
+
+    /// A plan of frames alone: the kernel has all columns.
+    pub(super) fn of_kernel(mut self) -> Self {
+        self.homes = self.places.iter().flatten().copied().map(Home::Kernel).collect();
+        self
     }
 
     /// The same plan for a scan: frames that belong to no position (flyback, skipped, beyond the scan) are not reduced,
     /// so that they do not enter sum and max patterns.
     pub fn for_scan(self, scan: Option<Scan>) -> Self {
-        Self { scan, ..self }
+        Self { map: scan.map(FrameMap::of_scan), ..self }
     }
 
     /// The tile this plan is for.
@@ -251,11 +297,15 @@ impl ReducePlan {
         x0 as usize..x1 as usize
     }
 
+    /// How far masks are moved over a frame.
+    pub(super) fn shift(&self, frame: FrameIndex) -> [i32; 2] {
+        let shift = || Some(self.descan.as_ref()?.shift(self.map.as_ref()?.place(frame)?.0));
+        shift().unwrap_or([0, 0])
+    }
+
     /// Whether a frame is to be reduced.
     pub(super) fn wants(&self, frame: FrameIndex) -> bool {
-        let Some(scan) = &self.scan else { return true };
-        let is_chosen = |position| self.roi.as_ref().is_none_or(|roi| roi.contains(position));
-        scan.position(frame).is_some_and(is_chosen)
+        self.map.as_ref().is_none_or(|map| map.place(frame).is_some())
     }
 }
 

@@ -15,12 +15,14 @@ use pulp::NullaryFnOnce;
 
 use super::corrected::CorrectedFrames;
 use super::custom::Workers;
+use super::descan::MovedFrames;
 use super::frames::Frames;
 use super::kernel::{Integers, Pixel};
 use super::kernel_f32::Floats;
+use super::nodata::NoDataFrames;
 use super::partial::Partial;
 use super::patterns::Patterns;
-use super::plan::ReducePlan;
+use super::plan::{Home, ReducePlan};
 use super::vector::{Machine, Multiply};
 use crate::{ByteOrder, PixelKind};
 
@@ -57,6 +59,8 @@ pub struct Reducer {
     kernel: Kernel,
     corrected: Option<CorrectedFrames>,
     customs: Workers,
+    moved: Option<Box<MovedFrames>>,
+    nodata: NoDataFrames,
     taken: Vec<usize>,
     partial: Partial,
     patterns: Patterns,
@@ -118,8 +122,10 @@ impl Reducer {
             PixelKind::F32 => Kernel::F32(Floats::new(&plan)),
         };
         let corrected = plan.corrected.as_ref().map(|corrected| CorrectedFrames::new(corrected));
+        let moved = plan.moved.as_ref().map(|moved| Box::new(MovedFrames::new(moved)));
         let customs = Workers::new(&plan.customs);
-        Self { plan, machine: Machine::best(), kernel, corrected, customs, taken: Vec::new(), partial, patterns }
+        let (nodata, taken) = (NoDataFrames::default(), Vec::new());
+        Self { plan, machine: Machine::best(), kernel, corrected, customs, moved, nodata, taken, partial, patterns }
     }
 
     /// The plan it follows.
@@ -135,23 +141,47 @@ impl Reducer {
         let plan = &self.plan;
         assert_eq!((frames.region, frames.pixel), (plan.region, plan.pixel), "frames of another series than the plan");
         assert_eq!(frames.bytes.len(), frames.count * frames.frame_bytes(), "bytes of {} frames", frames.count);
+        let plan = Arc::clone(plan);
+        let at_once = plan.nodata.as_ref().map_or(FRAMES_MAX, |nodata| nodata.frames_at_once(frames.frame_bytes()));
         let mut reduced = 0;
-        for first in (0..frames.count).step_by(FRAMES_MAX) {
-            let wanted = |&at: &usize| frames.is_present(at) && self.plan.wants(frames.first + at as u64);
+        for first in (0..frames.count).step_by(at_once) {
+            let part = frames.part(first..frames.count.min(first + at_once));
+            let wanted = |&at: &usize| frames.is_present(first + at) && plan.wants(part.first + at as u64);
             self.taken.clear();
-            self.taken.extend((first..frames.count.min(first + FRAMES_MAX)).filter(wanted));
-            let is_corrected = self.plan.is_corrected;
-            let corrected = self.plan.corrected.is_some().then(|| self.patterns.take_corrected(is_corrected));
-            self.run(frames);
-            if let Some(patterns) = corrected {
-                self.run_corrected(frames, patterns);
-            }
-            self.customs.reduce(&self.plan.customs, frames, &self.taken, &mut self.patterns);
-            self.keep_values(frames);
+            self.taken.extend((0..part.count).filter(wanted));
+            self.reduce_part(&plan, part);
             reduced += self.taken.len() as u64;
         }
         self.patterns.frame_count += reduced;
         reduced
+    }
+
+    /// Reduces the frames at positions `taken`.
+    fn reduce_part(&mut self, plan: &ReducePlan, part: Frames<'_>) {
+        // What a lab computes itself is of the pixels as they came.
+        self.customs.reduce(&plan.customs, &part, &self.taken, &mut self.patterns);
+        let mut nodata = std::mem::take(&mut self.nodata);
+        let part = match &plan.nodata {
+            Some(of) => {
+                nodata.find(of, &part, &self.taken, |frame| plan.shift(frame));
+                nodata.before(of, &self.patterns);
+                part.with_bytes(nodata.bytes())
+            }
+            None => part,
+        };
+        let corrected = plan.corrected.is_some().then(|| self.patterns.take_corrected(plan.is_corrected));
+        self.run(&part);
+        if let Some(patterns) = corrected {
+            self.run_corrected(&part, patterns);
+        }
+        if let (Some(of), Some(moved)) = (&plan.moved, &mut self.moved) {
+            moved.reduce(of, &part, &self.taken, |frame| plan.shift(frame));
+        }
+        if let Some(of) = &plan.nodata {
+            nodata.after(of, &mut self.patterns);
+        }
+        self.keep_values(&part, &nodata);
+        self.nodata = nodata;
     }
 
     /// One dispatch per block on pixel type, byte order and processor.
@@ -180,7 +210,7 @@ impl Reducer {
         self.patterns.put_corrected(patterns);
     }
 
-    fn keep_values(&mut self, frames: &Frames<'_>) {
+    fn keep_values(&mut self, frames: &Frames<'_>, nodata: &NoDataFrames) {
         let Some(&first) = self.taken.first() else { return };
         let in_order = self.partial.frames.last().is_none_or(|&last| last < frames.first + first as u64);
         let mut separate = None;
@@ -188,11 +218,17 @@ impl Reducer {
         into.frames.extend(self.taken.iter().map(|&position| frames.first + position as u64));
         let count = self.taken.len();
         let mut corrected = self.corrected.iter().flat_map(|corrected| &corrected.columns);
-        for (&place, out) in self.plan.places.iter().zip(&mut into.columns) {
-            let Some(place) = place else {
-                corrected.next().into_iter().for_each(|column| out.extend(column));
-                continue;
+        let mut moved = self.moved.iter().flat_map(|moved| &moved.columns);
+        let mut nodata = nodata.columns.iter();
+        for (&home, out) in self.plan.homes.iter().zip(&mut into.columns) {
+            let (place, beside) = match home {
+                Home::Kernel(place) => (Some(place), None),
+                Home::Corrected => (None, corrected.next()),
+                Home::Moved => (None, moved.next()),
+                Home::NoData => (None, nodata.next()),
             };
+            beside.into_iter().for_each(|column| out.extend(column));
+            let Some(place) = place else { continue };
             match &self.kernel {
                 Kernel::U8(kernel) => kernel.append(&self.plan, place, count, out),
                 Kernel::U16(kernel) => kernel.append(&self.plan, place, count, out),

@@ -28,6 +28,8 @@ pub const NAME_BYTES_MAX: usize = 128;
 pub(super) const RESULTS_MAX: usize = 256;
 /// Most numbers per scan position that one list of reductions may keep.
 pub(super) const COLUMNS_MAX: usize = 4096;
+/// Most bytes of real masks of one list.
+pub(super) const MASKS_BYTES_MAX: u64 = 1 << 30;
 
 /// How the numbers of a column are kept until they are finished.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -64,6 +66,8 @@ pub(super) enum Source {
     Real(usize),
     /// Events of single electrons.
     Events(Window),
+    /// Weights under pixels without data.
+    NoData(usize),
 }
 
 /// One number per frame.
@@ -117,6 +121,12 @@ impl Spec {
         if detector.pixel_count() > DETECTOR_PIXELS_MAX {
             return Err(PlanError::DetectorTooLarge { detector });
         }
+        if let Some(nodata) = conditions.nodata {
+            nodata.value(pixel.kind).ok_or(PlanError::NoData { nodata, kind: pixel.kind })?;
+            if conditions.correction.as_ref().is_some_and(|correction| correction.has_dark()) {
+                return Err(PlanError::NoDataDark);
+            }
+        }
         let empty = Self {
             detector,
             pixel,
@@ -149,6 +159,7 @@ impl Spec {
     fn filled(mut self, reductions: &[Reduction], before: Option<&Self>) -> Result<Self, PlanError> {
         for reduction in reductions {
             let made = reduction.plan(&mut Needs { spec: &mut self, before })?;
+            self.check_real(0)?;
             for output in made {
                 check_name(&output.name)?;
                 if self.results.iter().any(|other| other.name == output.name) {
@@ -178,14 +189,47 @@ impl Spec {
 
     /// Whether something is computed of corrected frames, because it is not linear in pixels.
     pub(super) fn corrects(&self, of: Of) -> bool {
-        self.conditions.correction.is_some() && of == Of::Squares
+        let is_linear = of != Of::Squares && self.conditions.descan.is_none();
+        self.conditions.correction.is_some() && !is_linear && !matches!(of, Of::AtLeast(_))
+    }
+
+    /// Whether a column is computed of moved frames.
+    pub(super) fn moves_column(&self, column: &Column) -> bool {
+        let is_masked = match column.source {
+            Source::Binary(_, of) => !matches!(of, Of::AtLeast(_)),
+            Source::Real(_) => true,
+            Source::Events(_) | Source::NoData(_) => false,
+        };
+        self.conditions.descan.is_some() && is_masked
+    }
+
+    /// What folds into masks: a correction, unless masks move over it.
+    fn folds(&self) -> Option<&Correction> {
+        self.conditions.correction.as_deref().filter(|_| self.conditions.descan.is_none())
+    }
+
+    /// Bytes of real masks, if there were so many more.
+    fn real_bytes(&self, more: u64) -> u64 {
+        let count = self.masks.iter().filter(|mask| !mask.is_binary()).count() as u64 + more;
+        count.saturating_mul(8 * self.detector.pixel_count())
+    }
+
+    /// Bytes that kernels, masks and making them take for real weights.
+    pub(super) fn weights_bytes(&self) -> u64 {
+        3 * self.real_bytes(0) // The weights, the digits of the kernels (four of 16 bits), and a copy while a plan is made.
+    }
+
+    /// Whether so many more real masks may be made.
+    fn check_real(&self, more: u64) -> Result<(), PlanError> {
+        let (bytes, bytes_max) = (self.real_bytes(more), MASKS_BYTES_MAX);
+        if bytes > bytes_max { Err(PlanError::MasksTooLarge { bytes, bytes_max }) } else { Ok(()) }
     }
 
     /// As [`Self::corrects`], of a column.
     pub(super) fn corrects_column(&self, column: &Column) -> bool {
         match column.source {
-            Source::Binary(_, of) => self.corrects(of),
-            Source::Real(_) => false,
+            Source::Binary(_, of) => self.corrects(of) && !self.moves_column(column),
+            Source::Real(_) | Source::NoData(_) => false,
             Source::Events(_) => true,
         }
     }
@@ -258,12 +302,22 @@ impl Needs<'_> {
         self.spec.pixel
     }
 
+    /// Whether so many sums over real masks may be asked for.
+    pub(super) fn check_real(&self, count: usize) -> Result<(), PlanError> {
+        self.spec.check_real(count as u64)
+    }
+
+    /// Whether so many sums over binary masks may be asked for: a gain makes them real.
+    pub(super) fn check_binary(&self, count: usize) -> Result<(), PlanError> {
+        if self.spec.folds().is_some() { self.check_real(count) } else { Ok(()) }
+    }
+
     /// Sum over a mask: integers of binary masks stay integers.
     pub(super) fn sum(&mut self, mask: Mask) -> Sum {
         if mask.is_binary() {
             return self.over(mask, Of::Pixels);
         }
-        let (mask, offset) = match &self.spec.conditions.correction {
+        let (mask, offset) = match self.spec.folds() {
             Some(correction) => {
                 let (folded, offset) = correction.fold(mask.weights().unwrap_or_default());
                 (Mask::real(self.spec.detector, folded), offset)
@@ -283,7 +337,7 @@ impl Needs<'_> {
     /// What makes of pixels as they come a sum over corrected ones: a real mask, or none where the mask itself will do; and
     /// the offset.
     fn folded(&self, mask: &Mask, of: Of) -> (Option<Mask>, f64) {
-        let Some(correction) = &self.spec.conditions.correction else { return (None, 0.0) };
+        let Some(correction) = self.spec.folds() else { return (None, 0.0) };
         let width = self.spec.detector.width as usize;
         let coordinate = |pixel: usize| match of {
             Of::Pixels => 1.0,
@@ -307,7 +361,7 @@ impl Needs<'_> {
             return self.weighted(folded, offset);
         }
         let detector = self.spec.detector;
-        let pixel_max = pixel_max(self.spec.pixel).filter(|_| !self.spec.corrects(of));
+        let pixel_max = pixel_max(self.spec.pixel.kind).filter(|_| !self.spec.corrects(of));
         let kind = match (pixel_max, of) {
             (_, Of::AtLeast(_)) => ColumnKind::U64,
             (None, _) => ColumnKind::Exact,
@@ -323,6 +377,15 @@ impl Needs<'_> {
         };
         let mask = self.mask(mask);
         self.column(Source::Binary(mask, of), kind, 0, offset)
+    }
+
+    /// Sum of the weights of a mask under pixels without data; `None` where all have some.
+    pub(super) fn nodata(&mut self, mask: &Mask) -> Option<Sum> {
+        self.spec.conditions.nodata?;
+        let kind = if mask.is_binary() { ColumnKind::U64 } else { ColumnKind::Exact };
+        let exponent = if mask.is_binary() { 0 } else { mask.exponent() };
+        let mask = self.mask(mask.clone());
+        Some(self.column(Source::NoData(mask), kind, exponent, 0.0))
     }
 
     /// Events of single electrons.
@@ -387,7 +450,7 @@ impl Needs<'_> {
         let same_mask = |old: usize, new: usize| Arc::ptr_eq(&before.masks[old], &self.spec.masks[new]);
         match (old, new) {
             (Source::Binary(old, a), Source::Binary(new, b)) => a == b && same_mask(old, new),
-            (Source::Real(old), Source::Real(new)) => same_mask(old, new),
+            (Source::Real(old), Source::Real(new)) | (Source::NoData(old), Source::NoData(new)) => same_mask(old, new),
             (Source::Events(old), Source::Events(new)) => old == new,
             _ => false,
         }
@@ -395,8 +458,8 @@ impl Needs<'_> {
 }
 
 /// Largest value of an integer pixel.
-fn pixel_max(pixel: PixelType) -> Option<u32> {
-    match pixel.kind {
+pub(super) fn pixel_max(kind: PixelKind) -> Option<u32> {
+    match kind {
         PixelKind::U8 => Some(u32::from(u8::MAX)),
         PixelKind::U16 => Some(u32::from(u16::MAX)),
         PixelKind::U32 => Some(u32::MAX),

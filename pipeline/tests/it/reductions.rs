@@ -5,13 +5,14 @@ use std::time::Duration;
 
 use proptest::prelude::*;
 use ronchi_pipeline::reduce::{
-    Frames, LINE_FRAMES_MAX, LiveImages, MergeCounts, MergeError, Partial, PlanError, ReducePlan, Reducer, Reduction,
-    VirtualDetector,
+    Conditions, Correction, Flaws, Footprint, Frames, LINE_FRAMES_MAX, LiveImages, MergeCounts, MergeError, Partial,
+    PlanError, ReducePlan, Reducer, Reduction, VirtualDetector,
 };
 use ronchi_pipeline::{
     Announcement, BlockMut, ByteOrder, Encoding, Layout, NavShape, PixelKind, PixelType, Pool, Region, Repeats, Scan,
     Series, SigShape,
 };
+use serde_json::json;
 
 use crate::run::{Data, Piece, run, run_whole, values};
 
@@ -308,4 +309,39 @@ fn repeats() {
     assert!(got[2].is_nan() && (got[4] - 0.1).abs() < 1e-15 && (got[5] + 0.1).abs() < 1e-15);
     assert_eq!(stack.image("com_regression").expect("coefficients").shape(), [2, 3, 2]);
     assert_eq!((stack.scan_shape(), stack.valid()), (vec![1, 2, 2], vec![1; 4]));
+}
+
+/// Lists whose real masks would fill memory are refused before the masks are made, and memory is counted for those that do not.
+#[test]
+fn real_masks_are_bounded() {
+    let detector = SigShape { height: 4096, width: 4096 }; // 128 MiB for each mask: at most eight.
+    let pixel = PixelType::from_numpy_name("<u2").expect("a type");
+    let footprint = |list: &[Reduction], conditions: &Conditions| {
+        Footprint::with_conditions(list, detector, pixel, 1, 1, conditions)
+    };
+    let of = |kind: &str, parameters: serde_json::Value| {
+        Reduction::parse(kind, None, parameters.as_object().cloned().unwrap_or_default()).expect("a kind")
+    };
+    let none = Conditions::default();
+    let too_large = |list: &[Reduction], conditions: &Conditions| {
+        matches!(footprint(list, conditions), Err(PlanError::MasksTooLarge { .. }))
+    };
+    assert!(too_large(&[of("fourier", json!({ "bins": 1, "orders": 4 }))], &none));
+    let binned = [of("binned", json!({ "factor": 1024 }))];
+    let segments = [of("segments", json!({ "radii": [0, 10, 20], "sectors": 8 }))];
+    assert!(footprint(&binned, &none).is_ok());
+    let small = SigShape { height: 256, width: 256 };
+    let gain = Flaws { gain: Some(vec![2.0; 65_536]), ..Flaws::default() };
+    let correction = Some(Arc::new(Correction::new(small, gain).expect("valid")));
+    let gain = Conditions { correction, ..Conditions::default() };
+    let memory = |conditions: &Conditions| {
+        let footprint = Footprint::with_conditions(&segments, small, pixel, 1, 1, conditions).expect("small");
+        footprint.memory_bytes
+    };
+    // 16 masks of 8 bytes a pixel, as many for the digits of kernels, and once more on the way.
+    assert!(memory(&gain) >= memory(&none) + 16 * 65_536 * 24);
+    let many = [of("binned", json!({ "factor": 4 }))]; // 64 x 64 masks of 512 KiB.
+    assert!(Footprint::with_conditions(&many, small, pixel, 1, 1, &none).is_ok());
+    let refused = Footprint::with_conditions(&many, small, pixel, 1, 1, &gain);
+    assert!(matches!(refused, Err(PlanError::MasksTooLarge { .. })));
 }

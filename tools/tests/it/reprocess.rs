@@ -12,8 +12,9 @@ use ronchi::receiver::{Options, Receiver};
 use ronchi::simulate::merlin::{ChipLayout, FrameSource, MerlinPixels, MerlinSimulation, MerlinSimulator};
 use ronchi::simulate::synth::{Specimen, SynthPlan};
 use ronchi::simulate::tiles::{TileFaults, TileSender, TileStream};
-use ronchi_config::{Compress, LinkPlan, Plan, ScanPlan, SourcePlan, parse_reduction};
-use ronchi_pipeline::{NavShape, Region, ScanOrder, SigShape};
+use ronchi_config::{Compress, LinkPlan, Plan, ScanPlan, SourcePlan, condition_file, parse_reduction};
+use ronchi_pipeline::reduce::{Conditions, Descan, NoData};
+use ronchi_pipeline::{NavShape, Region, ScanOrder, SigShape, crc32c};
 use ronchi_sinks::storage::{Condition, Depth, look_at, verify};
 use serde_json::Value;
 
@@ -139,6 +140,53 @@ fn the_numbers_are_those_of_the_recording() {
         let directory = tempfile::tempdir().expect("folder");
         check_again(&lossy(directory.path(), pixels, order));
     }
+}
+
+/// Frames of a list of positions, with pixels without data and masks that follow the beam: the same numbers live and again,
+/// and results that say what made them. The data set itself is a line.
+#[test]
+fn under_conditions() {
+    let directory = tempfile::tempdir().expect("folder");
+    let list = directory.path().join("list.txt");
+    let position = |frame: i32| if frame % 7 == 0 { -1 } else { 191 - frame / 2 };
+    fs::write(&list, (0..192).map(|frame| format!("{}\n", position(frame))).collect::<String>()).expect("file");
+    let simulator = MerlinSimulator::start(simulation(&["lose=0.1"])).expect("simulator");
+    let mut live = plan(directory.path(), vec![merlin(simulator.data_address)]);
+    live.scan.shape = Some(NavShape { height: 12, width: 16 });
+    let (positions, file) = condition_file::positions(&list).expect("a list");
+    live.conditions = Conditions {
+        positions: Some(Arc::new(positions)),
+        files: vec![file],
+        descan: Descan::linear([0.0, 1.0], [0.25, 0.0], [0.0, -0.25]).map(Arc::new),
+        nodata: Some(NoData::Value(3)),
+        ..Conditions::default()
+    };
+    let data_set = record(live).dataset.expect("recorded");
+    let before = numbers(&data_set);
+    assert!(before[Path::new("valid/c/0/0")].contains(&1));
+    let path = list.to_str().expect("UTF-8");
+    let conditions = ["--scan", "12x16", "--positions", path, "--descan", "0,1,0.25,0,0,-0.25", "--nodata", "3"];
+    let about = || {
+        let text = fs::read(data_set.join("results/total/zarr.json")).expect("metadata");
+        serde_json::from_slice::<Value>(&text).expect("JSON")["attributes"].clone()
+    };
+    let told = about()["conditions"].clone();
+    let crc32c = format!("{:08x}", crc32c(&fs::read(&list).expect("file")));
+    assert_eq!(told["positions"], serde_json::json!({ "file": "list.txt", "crc32c": crc32c }));
+    assert_eq!((&told["nodata"], &told["descan"]["per_row"]), (&"3".into(), &serde_json::json!([0.25, 0.0])));
+    fs::remove_dir_all(data_set.join("results")).expect("results");
+    let (code, json, errors) = reprocess(&data_set, &[&ALL[..], &conditions].concat());
+    assert_eq!((code, errors.as_str()), (0, ""), "{json}");
+    assert!(numbers(&data_set) == before, "{:?}", numbers(&data_set).keys());
+    assert_eq!(about()["conditions"], told);
+    // Without the list it is a line; part of a raster is chosen by a rectangle.
+    let (code, json, errors) = reprocess(&data_set, &["--total", "--scan", "12x16", "--roi", "0..3,2..9"]);
+    assert_eq!((code, errors.as_str()), (0, ""), "{json}");
+    let about = about();
+    assert_eq!(about["conditions"], serde_json::json!({ "roi": { "y": [0, 3], "x": [2, 9] } }));
+    assert_eq!((&about["scan"]["shape"], about["roi_positions"].as_u64()), (&serde_json::json!([12, 16]), Some(21)));
+    let (code, _, errors) = reprocess(&data_set, &["--total", "--roi", "0..3,2..9"]);
+    assert_eq!((code, errors.contains("positions are chosen of a scan")), (2, true), "{errors}");
 }
 
 /// Chunks that were compressed.

@@ -196,6 +196,7 @@ fn repeats_and_conditions_reach_the_disk() {
     plan.conditions = Conditions {
         correction: Some(Arc::new(Correction::new(DETECTOR, flaws).expect("valid"))),
         roi: Roi::new(shape, (0..96).map(is_chosen).collect()).map(Arc::new),
+        ..Conditions::default()
     };
     plan.limits = Limits { live_queue_blocks: 1, reducer_count: 1, block_bytes: 4608, ..plan.limits };
     let summary = record(plan);

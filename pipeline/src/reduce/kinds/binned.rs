@@ -44,6 +44,7 @@ impl Kind for Binned {
             let expected = format!("so large that at most {COLUMNS_MAX} binned pixels are left");
             return Err(wrong(name, "factor", factor, expected));
         }
+        needs.check_binary(count as usize)?;
         let mut columns: Vec<Sum> = Vec::new();
         for y in 0..height {
             for x in 0..width {

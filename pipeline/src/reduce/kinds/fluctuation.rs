@@ -6,7 +6,7 @@ use super::Kind;
 use super::parts::{Selection, centre_or_middle};
 use crate::reduce::error::PlanError;
 use crate::reduce::output::Output;
-use crate::reduce::spec::{Needs, Of};
+use crate::reduce::spec::{Needs, Of, Sum};
 
 /// Standard deviation over the pixels of a ring, per frame (population, as LiberTEM's FEM).
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
@@ -27,16 +27,19 @@ impl Kind for Fluctuation {
         let centre = centre_or_middle(self.centre, needs.detector());
         let mask = Selection { inner: self.inner, outer: self.outer }.mask(name, centre, needs.detector())?;
         let count = mask.pixel_count();
+        let nodata = needs.nodata(&mask);
         let (sum, squares) = (needs.over(mask.clone(), Of::Pixels), needs.over(mask, Of::Squares));
+        let columns: Vec<Sum> = [sum, squares].into_iter().chain(nodata).collect();
         let std = move |at: &crate::reduce::output::At<'_>, out: &mut [f64]| {
-            out[0] = at.spread(sum, squares, count).sqrt() / count as f64;
+            let pixels = at.pixels(count, nodata);
+            out[0] = at.spread(sum, squares, pixels).sqrt() / (pixels as f64 / at.slots.len() as f64);
         };
-        let mut outputs = vec![Output::per_place(name, "counts", vec![], &[sum, squares], std)];
+        let mut outputs = vec![Output::per_place(name, "counts", vec![], &columns, std)];
         if self.normalised {
             let name = format!("{name}_normalised");
-            outputs.push(Output::per_place(&name, "1", vec![], &[sum, squares], move |at, out| {
+            outputs.push(Output::per_place(&name, "1", vec![], &columns, move |at, out| {
                 let total = at.sum(sum);
-                out[0] = at.spread(sum, squares, count) / (total * total);
+                out[0] = at.spread(sum, squares, at.pixels(count, nodata)) / (total * total);
             }));
         }
         Ok(outputs)

@@ -48,6 +48,7 @@ impl Kind for Fourier {
         }
         let detector = needs.detector();
         let rings = Rings::new(name, detector, self.centre, (self.inner, self.outer), Some(self.bins))?;
+        needs.check_real(rings.count * (2 * self.orders as usize + 1))?;
         let width = detector.width as usize;
         let angle = |pixel: usize| {
             let [cy, cx] = rings.centre;

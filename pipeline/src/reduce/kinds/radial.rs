@@ -7,8 +7,8 @@ use super::parts::{centre_or_middle, named, wrong};
 use crate::SigShape;
 use crate::reduce::error::PlanError;
 use crate::reduce::mask::{Mask, ring_aa};
-use crate::reduce::output::Output;
-use crate::reduce::spec::{COLUMNS_MAX, Needs, Sum};
+use crate::reduce::output::{At, Output};
+use crate::reduce::spec::{COLUMNS_MAX, MASKS_BYTES_MAX, Needs, Sum};
 
 /// `bins` anti-aliased rings from `inner` to `outer`: a pixel between two rings belongs to both by its distance.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -29,8 +29,8 @@ pub(super) struct Radial {
     sum: bool,
 }
 
-/// Most bytes of the weights of all rings of one reduction, before they are made.
-const MASKS_BYTES_MAX: u64 = 1 << 30;
+/// A smaller share of the weights of a ring is what rounding leaves.
+const AREA_MIN: f64 = 1e-9;
 
 /// Rings of equal width.
 #[derive(Debug, Clone, Copy)]
@@ -87,6 +87,23 @@ impl Rings {
     }
 }
 
+/// What is known of one ring.
+#[derive(Debug, Clone)]
+struct RingSum {
+    counts: Sum,
+    /// Sum of its weights, and of those under pixels without data.
+    area: f64,
+    nodata: Option<Sum>,
+}
+
+impl RingSum {
+    /// Weights of pixels that have data; NaN where none has.
+    fn area(&self, at: &At<'_>) -> f64 {
+        let area = self.area - at.nodata(self.nodata);
+        if area > self.area * AREA_MIN { area } else { f64::NAN }
+    }
+}
+
 impl Kind for Radial {
     const WORD: &'static str = "radial";
     const ABOUT: &'static str = "mean over rings of equal width, per frame";
@@ -94,18 +111,21 @@ impl Kind for Radial {
     fn plan(&self, name: &str, needs: &mut Needs<'_>) -> Result<Vec<Output>, PlanError> {
         let detector = needs.detector();
         let rings = Rings::new(name, detector, self.centre, (self.inner, self.outer), self.bins)?;
-        let mut sums: Vec<(Option<Sum>, f64)> = Vec::new();
+        needs.check_real(rings.count)?;
+        let mut sums: Vec<Option<RingSum>> = Vec::new();
         for weights in rings.weights(detector, self.libertem) {
             let area: f64 = weights.iter().sum();
             // A ring narrower than a pixel may hold no pixel centre: it has no mean.
-            let sum = if area > 0.0 {
-                Some(needs.sum(Mask::of_weights(detector, weights).map_err(named(name))?))
+            sums.push(if area > 0.0 {
+                let mask = Mask::of_weights(detector, weights).map_err(named(name))?;
+                let nodata = needs.nodata(&mask);
+                Some(RingSum { counts: needs.sum(mask), area, nodata })
             } else {
                 None
-            };
-            sums.push((sum, area));
+            });
         }
-        let columns: Vec<Sum> = sums.iter().filter_map(|&(sum, _)| sum).collect();
+        let columns: Vec<Sum> =
+            sums.iter().flatten().flat_map(|ring| [Some(ring.counts), ring.nodata]).flatten().collect();
         if columns.is_empty() {
             return Err(wrong(
                 name,
@@ -119,8 +139,9 @@ impl Kind for Radial {
         let of = |is_mean: bool, name: &str| {
             let sums = sums.clone();
             Output::per_place(name, "counts", axes.clone(), &columns, move |at, out| {
-                for (out, &(sum, area)) in out.iter_mut().zip(&sums) {
-                    *out = sum.map_or(f64::NAN, |sum| at.sum(sum) / if is_mean { area } else { 1.0 });
+                for (out, ring) in out.iter_mut().zip(&sums) {
+                    let value = |ring: &RingSum| at.sum(ring.counts) / if is_mean { ring.area(at) } else { 1.0 };
+                    *out = ring.as_ref().map_or(f64::NAN, value);
                 }
             })
         };

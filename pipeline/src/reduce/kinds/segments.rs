@@ -37,6 +37,7 @@ impl Kind for Segments {
         if !(1..=EACH_MAX).contains(&sectors) {
             return Err(wrong(name, "sectors", sectors, format!("1 to {EACH_MAX}")));
         }
+        needs.check_binary(ring_count * sectors)?;
         let mut columns: Vec<Sum> = Vec::new();
         for ring in self.radii.windows(2) {
             for sector in 0..sectors {
