@@ -1,11 +1,13 @@
-"""ronchi and LiberTEM side by side on the same file of raw frames, with the same masks, in one run.
+"""ronchi and LiberTEM side by side on the same frames, with the same masks, in one run.
 
-    .venv/bin/python benches/peers/offline.py [--directory DIR] [--rounds 5] [--frames 4096] [--executors inline,threads,pipelined]
+    cargo build --release -p ronchi -p ronchi-benches
+    .venv/bin/python benches/peers/offline.py [--directory DIR] [--rounds 5] [--frames 16384] [--executors inline,threads,pipelined]
 
-Every round runs each case once per program; figures are the best round of each (other work on the machine only ever
-takes away), and LiberTEM's is that of its best executor. The file lies in the page cache for both. LiberTEM is timed around
-`run_udf` in a process that has compiled its kernels; ronchi around opening the file, reading and reducing it on as many
-threads as LiberTEM has processors (`ronchi-benches file`).
+The frames lie in a raw file for LiberTEM and in a data set for `ronchi reprocess`, both in the page cache. Every round runs each
+case twice per program and counts the second time, as what has just come from the disk is slow; figures are medians, and
+LiberTEM's is that of its best executor. LiberTEM is timed around `run_udf` in a process that has compiled its kernels.
+ronchi is timed around the whole process, results stored, and as it says itself: from the opened data set to the results,
+which is what `run_udf` does. The images of both must agree.
 """
 
 import argparse
@@ -13,8 +15,10 @@ import json
 import os
 import pathlib
 import platform
+import shutil
 import statistics
 import subprocess
+import sys
 import tempfile
 import time
 
@@ -24,9 +28,12 @@ PROJECT = pathlib.Path(__file__).resolve().parents[2]
 SIDE = 256
 DISTINCT = 64  # distinct frames; the file repeats them
 CASES = ["one ring", "8 real masks", "centre of mass"]
+RELEASE = PROJECT / "target/release"
 
 
 def main():
+    if os.environ.pop("OPENBLAS_CORETYPE", None):  # LiberTEM's BLAS shall choose its kernels by the processor.
+        os.execv(sys.executable, [sys.executable, *sys.argv])
     options = parse_arguments()
     figures = {}
     with tempfile.TemporaryDirectory(prefix="offline-", dir=options.directory) as folder:
@@ -34,8 +41,11 @@ def main():
             path = pathlib.Path(folder) / "frames.raw"
             frames = options.frames * 2 // np.dtype(name).itemsize
             write_frames(path, np.dtype(name), frames)
-            figures[name] = measure(path, name, frames, options)
+            command = [RELEASE / "ronchi-benches", "data-set", path, folder, "--pixel", name]
+            data_set = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)["data_set"]
+            figures[name] = measure(path, Ours(data_set, pathlib.Path(folder)), name, frames, options)
             path.unlink()
+            shutil.rmtree(data_set)
     report(figures)
 
 
@@ -43,7 +53,7 @@ def parse_arguments():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--directory", help="where the file goes")
     parser.add_argument("--rounds", type=int, default=5, help="runs of each case (5)")
-    parser.add_argument("--frames", type=int, default=4096, help="frames of u16, half as many of f32; a multiple of 128 (4096)")
+    parser.add_argument("--frames", type=int, default=16384, help="frames of u16, half as many of f32; a multiple of 128 (16384)")
     parser.add_argument("--executors", default="inline,threads,pipelined", help="LiberTEM's, the best counts")
     return parser.parse_args()
 
@@ -91,48 +101,94 @@ def udf(case):
     return CoMUDF.with_params(cy=SIDE / 2, cx=SIDE / 2)
 
 
-def measure(path, name, frames, options):
+class Ours:
+    """`ronchi reprocess` of a data set; masks lie in a folder."""
+
+    def __init__(self, data_set, folder):
+        self.data_set = data_set
+        arguments = []
+        for number in range(8):
+            np.save(folder / f"real{number}.npy", weights(number))
+            arguments += ["--virtual", f"real{number}=npy:{folder / f'real{number}.npy'}"]
+        inner, outer = 0.15 * SIDE, 0.35 * SIDE
+        one_ring = f"ring=ring:{SIDE / 2 - 0.7},{SIDE / 2 + 0.4},{inner},{outer}"
+        self.arguments = {"one ring": ["--virtual", one_ring], "8 real masks": arguments, "centre of mass": ["--com"]}
+
+    def run(self, case):
+        """Rates in GB/s: of the whole process, and as it says."""
+        command = [RELEASE / "ronchi", "reprocess", self.data_set, *self.arguments[case], "--json"]
+        begin = time.monotonic()
+        printed = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+        seconds = time.monotonic() - begin
+        outcome = json.loads(printed)
+        if outcome["access"] != "mapped":
+            raise SystemExit(f"the data set is not read from the page cache: {outcome['access']}")
+        return outcome["bytes"] / 1e9 / seconds, outcome["bytes_per_second"] / 1e9
+
+    def image(self, case):
+        """What the last run stored: one number, or a vector, per frame."""
+        import zarr
+
+        name = {"one ring": "ring", "8 real masks": "real7", "centre of mass": "com"}[case]
+        return zarr.open_array(f"{self.data_set}/results/{name}", mode="r")[:]
+
+
+def their_image(case, result):
+    """The same of LiberTEM's result, one row per frame."""
+    if case == "centre of mass":
+        return result["raw_com"].raw_data.reshape(-1, 2)
+    return result["intensity"].raw_data.reshape(-1, 1 if case == "one ring" else 8)[:, -1]
+
+
+def measure(path, ours, name, frames, options):
     """`{program: {case: [GB/s]}}`; LiberTEM once per executor."""
     from libertem.api import Context
 
     figures = {}
-    shape = (frames // 64, 64)
+
+    def note(program, case, rate):
+        figures.setdefault(program, {}).setdefault(case, []).append(rate)
+
     for executor in options.executors.split(","):
         with Context.make_with(executor) as context:
-            data = context.load("raw", path=str(path), dtype=name, nav_shape=shape, sig_shape=(SIDE, SIDE))
-            for case in CASES:
-                context.run_udf(dataset=data, udf=udf(case))  # Compiles, and brings the file into the cache.
+            data = context.load("raw", path=str(path), dtype=name, nav_shape=(frames // 64, 64), sig_shape=(SIDE, SIDE))
+            for case in CASES:  # Compiles, and brings the pixels into the cache.
+                result = context.run_udf(dataset=data, udf=udf(case))
+                ours.run(case)
+                np.testing.assert_allclose(ours.image(case), their_image(case, result), rtol=1e-4, atol=1e-2)
             for _ in range(options.rounds):
                 for case in CASES:
+                    context.run_udf(dataset=data, udf=udf(case))
                     begin = time.monotonic()
                     context.run_udf(dataset=data, udf=udf(case))
-                    rate = path.stat().st_size / 1e9 / (time.monotonic() - begin)
-                    figures.setdefault(f"LiberTEM, {executor}", {}).setdefault(case, []).append(rate)
-                    figures.setdefault("ronchi", {}).setdefault(case, []).extend(ours(path, name, case))
+                    note(f"LiberTEM, {executor}", case, path.stat().st_size / 1e9 / (time.monotonic() - begin))
+                    ours.run(case)
+                    whole, own = ours.run(case)
+                    note("ronchi, whole process", case, whole)
+                    note("ronchi", case, own)
     return figures
 
 
-def ours(path, name, case):
-    command = [PROJECT / "target/release/ronchi-benches", "file", path, "--pixel", name, "--case", case]
-    command += ["--threads", str(os.cpu_count()), "--rounds", "1"]
-    printed = subprocess.run(command, check=True, capture_output=True, text=True).stdout
-    return json.loads(printed)["gb_per_s"]
-
-
 def report(figures):
-    print("| pixel | case | LiberTEM, GB/s | executor | ronchi, GB/s | ronchi / LiberTEM |\n|---|---|---|---|---|---|")
+    print(f"{processor()}, {os.cpu_count()} cores\n")
+    print("| pixel | case | LiberTEM, GB/s | executor | ronchi, GB/s | whole process | ronchi / LiberTEM | whole process |")
+    print("|---|---|---|---|---|---|---|---|")
     for name, programs in figures.items():
-        theirs = [program for program in programs if program != "ronchi"]
+        medians = {program: {case: statistics.median(rates) for case, rates in cases.items()} for program, cases in programs.items()}
+        theirs = [program for program in medians if program.startswith("LiberTEM")]
         for case in CASES:
-            best = max(theirs, key=lambda program: max(programs[program][case]))
-            peer, own = max(programs[best][case]), max(programs["ronchi"][case])
+            best = max(theirs, key=lambda program: medians[program][case])
+            peer, own, whole = medians[best][case], medians["ronchi"][case], medians["ronchi, whole process"][case]
             executor = best.split(", ")[1]
-            print(f"| {name} | {case} | {peer:.2f} | {executor} | {own:.2f} | **{own / peer:.1f}** |")
-    medians = {
-        name: {program: {case: statistics.median(rates) for case, rates in cases.items()} for program, cases in programs.items()}
-        for name, programs in figures.items()
-    }
-    print(json.dumps({"machine": platform.processor() or platform.machine(), "figures": figures, "medians": medians}))
+            print(f"| {name} | {case} | {peer:.2f} | {executor} | {own:.2f} | {whole:.2f} | **{own / peer:.1f}** | {whole / peer:.1f} |")
+    print(json.dumps({"machine": processor(), "figures": figures}))
+
+
+def processor():
+    for line in pathlib.Path("/proc/cpuinfo").read_text().splitlines():
+        if line.startswith("model name"):
+            return line.split(":", 1)[1].strip()
+    return platform.machine()
 
 
 if __name__ == "__main__":

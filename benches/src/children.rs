@@ -2,21 +2,12 @@
 
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
-use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
+use ronchi_benches::ronchi;
 use serde_json::Value;
-
-/// The `ronchi` binary built beside this one.
-pub(crate) fn ronchi() -> Result<PathBuf> {
-    let path = std::env::current_exe()?.with_file_name("ronchi");
-    if !path.exists() {
-        bail!("{} is missing: build it first with `cargo build --release`", path.display());
-    }
-    Ok(path)
-}
 
 /// What the simulator shall send.
 #[derive(Debug, Clone, Copy)]

@@ -27,6 +27,9 @@ pub(crate) struct E2e {
     /// Square detectors, px.
     #[arg(long, value_delimiter = ',', default_values_t = [128, 256, 512])]
     detectors: Vec<u32>,
+    /// Cases: those whose name has this in it, e.g. `16 virtual`.
+    #[arg(long)]
+    only: Option<String>,
     /// One short run of everything, to see that it works.
     #[arg(long)]
     quick: bool,
@@ -109,19 +112,22 @@ impl E2e {
         let simulator = Simulator::start(stream)?;
         let mut loopback = Vec::new();
         let mut disk = Vec::new();
-        let mut ours: [Vec<Value>; Case::ALL.len()] = Default::default();
+        let is_asked = |case: &Case| self.only.as_ref().is_none_or(|part| case.name().contains(part.as_str()));
+        let mut ours: Vec<(Case, Vec<Value>)> =
+            Case::ALL.into_iter().filter(is_asked).map(|case| (case, Vec::new())).collect();
+        ensure!(!ours.is_empty(), "there is no case of that name");
         for _ in 0..self.runs {
             loopback.push(limits::loopback(&simulator, stream.payload_bytes())?);
             disk.push(limits::disk(scratch, stream.payload_bytes(), BLOCK_BYTES, WRITE_DEPTH)?);
-            for (case, values) in Case::ALL.into_iter().zip(&mut ours) {
-                values.push(run_case(case, stream, &simulator, scratch)?);
+            for (case, values) in &mut ours {
+                values.push(run_case(*case, stream, &simulator, scratch)?);
             }
         }
         let limit = median(&loopback).min(median(&disk));
-        for (case, values) in Case::ALL.into_iter().zip(&ours) {
+        for (case, values) in &ours {
             let rates: Vec<f64> = values.iter().filter_map(|v| v["bytes_per_s"].as_f64()).collect();
-            let of = if case == Case::Receive { median(&loopback) } else { limit };
-            println!("{}", report(stream, case, values, &rates, of, [median(&loopback), median(&disk), memory]));
+            let of = if *case == Case::Receive { median(&loopback) } else { limit };
+            println!("{}", report(stream, *case, values, &rates, of, [median(&loopback), median(&disk), memory]));
         }
         Ok(())
     }

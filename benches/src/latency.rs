@@ -9,9 +9,10 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result, ensure};
+use ronchi_benches::ronchi;
 use serde_json::{Value, json};
 
-use crate::children::{Simulator, Stream, free_port, ronchi};
+use crate::children::{Simulator, Stream, free_port};
 
 /// Frames slower than this are named in the report, in ms.
 const SLOW_MS: f64 = 25.0;

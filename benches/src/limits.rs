@@ -4,12 +4,15 @@ use std::fs::{File, OpenOptions};
 use std::io::Read;
 use std::net::TcpStream;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
+use ronchi_benches::{CHUNK_BYTES, DEPTH, SEGMENT_BYTES};
 use ronchi_pipeline::Pool;
+use serde_json::Value;
 
 use crate::children::Simulator;
 use crate::processor;
@@ -91,4 +94,71 @@ pub(crate) fn memory_read() -> Result<f64> {
         .min()
         .context("three passes")?;
     Ok(GIB as f64 / best.as_secs_f64())
+}
+
+/// Whether fio is installed.
+pub(crate) fn has_fio() -> bool {
+    Command::new("fio").arg("--version").output().is_ok_and(|output| output.status.success())
+}
+
+/// Runs fio in a directory over files of the size of segments, around the page cache, as much at a time as our writer and
+/// reader; bytes/s. Files it makes are removed.
+pub(crate) fn fio(directory: &Path, arguments: &[&str], segments: u32) -> Result<f64> {
+    let scratch = tempfile::tempdir_in(directory).context("a folder for fio")?;
+    let output = Command::new("fio")
+        .args(["--name=ronchi", "--ioengine=io_uring", "--direct=1", "--fallocate=native", "--end_fsync=1"])
+        .args(["--file_service_type=sequential", "--output-format=json", "--thread"])
+        .arg(format!("--bs={CHUNK_BYTES}"))
+        .arg(format!("--iodepth={DEPTH}"))
+        .arg(format!("--nrfiles={segments}"))
+        .arg(format!("--filesize={SEGMENT_BYTES}"))
+        .arg(format!("--size={}", u64::from(segments) * SEGMENT_BYTES))
+        .args(arguments)
+        .current_dir(scratch.path())
+        .output()
+        .context("run fio")?;
+    let text = String::from_utf8_lossy(&output.stdout);
+    ensure!(output.status.success(), "fio: {text}{}", String::from_utf8_lossy(&output.stderr));
+    let json: Value = serde_json::from_str(&text[text.find('{').unwrap_or(0)..]).context("what fio prints")?;
+    let rates = ["/jobs/0/write/bw_bytes", "/jobs/0/read/bw_bytes"].map(|at| json.pointer(at)?.as_f64());
+    let rate = rates.into_iter().flatten().fold(0.0, f64::max);
+    ensure!(rate > 0.0, "fio moved nothing: {text}");
+    Ok(rate)
+}
+
+/// The argument that lets fio read these files.
+pub(crate) fn fio_files(files: &[PathBuf]) -> String {
+    let files: Vec<String> = files.iter().map(|file| file.display().to_string()).collect();
+    format!("--filename={}", files.join(":"))
+}
+
+/// A control group with so much memory, page cache included; removed on drop.
+pub(crate) struct MemoryGroup {
+    path: PathBuf,
+}
+
+impl MemoryGroup {
+    /// `None` where none can be made: that takes root, and control groups.
+    pub(crate) fn new(bytes: u64) -> Option<Self> {
+        let versions = [("/sys/fs/cgroup/memory", "memory.limit_in_bytes"), ("/sys/fs/cgroup", "memory.max")];
+        versions.into_iter().find_map(|(root, limit)| {
+            let group = Self { path: Path::new(root).join(format!("ronchi-benches-{}", std::process::id())) };
+            std::fs::create_dir(&group.path).ok()?;
+            std::fs::write(group.path.join(limit), bytes.to_string()).ok()?;
+            Some(group)
+        })
+    }
+
+    /// Starts a program within the group.
+    pub(crate) fn command(&self, program: &Path) -> Command {
+        let mut command = Command::new("sh");
+        command.args(["-c", r#"echo $$ > "$0" && exec "$@""#]).arg(self.path.join("cgroup.procs")).arg(program);
+        command
+    }
+}
+
+impl Drop for MemoryGroup {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir(&self.path);
+    }
 }

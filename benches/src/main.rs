@@ -3,12 +3,13 @@
 //! Each case prints one JSON line. Figures of different runs or machines do not compare; ratios do.
 
 mod children;
+mod data_set;
 mod e2e;
-mod file;
 mod latency;
 mod limits;
 mod processor;
 mod reduce;
+mod reprocess;
 mod storage;
 mod subscribers;
 mod tiles;
@@ -26,8 +27,10 @@ enum Bench {
     Subscribers(subscribers::Subscribers),
     /// Rate of the reduction kernels, as shares of what memory and processor allow.
     Reduce(reduce::Reduce),
-    /// Rate of reducing a file of raw frames.
-    File(file::FileBench),
+    /// Rate of `ronchi reprocess`, against the same from memory and against fio.
+    Reprocess(reprocess::Reprocess),
+    /// Makes a data set from a file of raw frames.
+    DataSet(data_set::DataSetOf),
     /// Rates of writing and reading, against fio and against memory.
     Storage(storage::Storage),
     /// Throughput of tile streams, as pixels and compressed.
@@ -40,7 +43,8 @@ fn main() -> anyhow::Result<()> {
         Bench::Latency(bench) => bench.run(),
         Bench::Subscribers(bench) => bench.run(),
         Bench::Reduce(bench) => bench.run(),
-        Bench::File(bench) => bench.run(),
+        Bench::Reprocess(bench) => bench.run(),
+        Bench::DataSet(bench) => bench.run(),
         Bench::Storage(bench) => bench.run(),
         Bench::Tiles(bench) => bench.run(),
     }

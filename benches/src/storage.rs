@@ -2,29 +2,18 @@
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
-use std::process::Command;
-use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use anyhow::{Context, Result, ensure};
-use crossbeam_channel::bounded;
-use ronchi_pipeline::{
-    Announcement, BlockMut, End, EndReason, Event, FrameFlag, Gaps, Layout, PixelType, Pool, Series, SigShape,
-};
-use ronchi_sinks::storage::{Access, DataSet, Map, NewDataSet, ReadPlan, Reader, Writer, WriterPlan};
+use ronchi_benches::{Recording, SEGMENT_BYTES, segment_files};
+use ronchi_pipeline::{FrameFlag, PixelType, SigShape};
+use ronchi_sinks::storage::{Access, Map, ReadPlan, Reader};
 use serde_json::{Value, json};
 
 use crate::e2e::median;
+use crate::limits;
 
 const DETECTOR: SigShape = SigShape { height: 256, width: 256 };
-/// Frames of 128 KiB in chunks of 4 MiB: what one write, and one read, takes.
-const CHUNK_FRAMES: u32 = 32;
-const CHUNK_BYTES: u64 = 4 << 20;
-/// Segments of 256 MiB.
-const SEGMENT_CHUNKS: u32 = 64;
-const SEGMENT_BYTES: u64 = SEGMENT_CHUNKS as u64 * CHUNK_BYTES;
-/// Operations in flight, ours and fio's.
-const DEPTH: u32 = 16;
 
 /// Rates of writing and reading, against fio with the same sizes and against a plain sum over memory.
 #[derive(Debug, clap::Args)]
@@ -58,7 +47,7 @@ const BOUNDS: [(&str, &[&str], f64); 5] = [
 
 impl Storage {
     pub(crate) fn run(&self) -> Result<()> {
-        let has_fio = Command::new("fio").arg("--version").output().is_ok_and(|output| output.status.success());
+        let has_fio = limits::has_fio();
         if !has_fio {
             println!(
                 "{}",
@@ -101,8 +90,7 @@ impl Storage {
         let (path, rate, rate_handed) = self.write(scratch.path(), true)?;
         note("write", rate);
         note("write, until the last block is handed over", rate_handed);
-        let files: Vec<String> = self.files(&path).iter().map(|file| file.display().to_string()).collect();
-        let files = format!("--filename={}", files.join(":"));
+        let files = limits::fio_files(&segment_files(&path, self.segments));
         if has_fio {
             note("fio read", self.fio(&["--rw=read", "--readonly", &files], self.segments)?);
         }
@@ -113,7 +101,7 @@ impl Storage {
         note("read direct", self.read(&path, Access::Direct, false)?);
         note("read direct, verified", self.read(&path, Access::Direct, true)?);
         let mut bytes = Vec::new();
-        for file in self.files(&path) {
+        for file in segment_files(&path, self.segments) {
             bytes.clear();
             std::io::Read::read_to_end(&mut File::open(file)?, &mut bytes)?; // Into the page cache.
         }
@@ -143,121 +131,32 @@ impl Storage {
         line
     }
 
-    fn frame_count(&self) -> u64 {
-        u64::from(self.segments) * u64::from(SEGMENT_CHUNKS) * u64::from(CHUNK_FRAMES)
-    }
-
     fn total_bytes(&self) -> u64 {
         u64::from(self.segments) * SEGMENT_BYTES
     }
 
-    /// Runs fio over files of the size of segments; bytes/s. Files it makes are removed.
-    fn fio(&self, arguments: &[&str], segments: u32) -> Result<f64> {
-        let scratch = tempfile::tempdir_in(&self.dir).context("a folder for fio")?;
-        let output = Command::new("fio")
-            .args(["--name=ronchi", "--ioengine=io_uring", "--direct=1", "--fallocate=native", "--end_fsync=1"])
-            .args(["--file_service_type=sequential", "--output-format=json", "--thread"])
-            .arg(format!("--bs={CHUNK_BYTES}"))
-            .arg(format!("--iodepth={DEPTH}"))
-            .arg(format!("--nrfiles={segments}"))
-            .arg(format!("--filesize={SEGMENT_BYTES}"))
-            .arg(format!("--size={}", u64::from(segments) * SEGMENT_BYTES))
-            .args(arguments)
-            .current_dir(scratch.path())
-            .output()
-            .context("run fio")?;
-        let text = String::from_utf8_lossy(&output.stdout);
-        ensure!(output.status.success(), "fio: {text}{}", String::from_utf8_lossy(&output.stderr));
-        let json: Value = serde_json::from_str(&text[text.find('{').unwrap_or(0)..]).context("what fio prints")?;
-        let rates = ["/jobs/0/write/bw_bytes", "/jobs/0/read/bw_bytes"].map(|at| json.pointer(at)?.as_f64());
-        let rate = rates.into_iter().flatten().fold(0.0, f64::max);
-        ensure!(rate > 0.0, "fio moved nothing: {text}");
-        Ok(rate)
-    }
-
-    /// Records frames that lie in memory, with checksums, as always, or to compare without: until the last one is durable, and
-    /// until the last block was handed to the writer.
-    fn write(&self, directory: &Path, has_checksums: bool) -> Result<(PathBuf, f64, f64)> {
-        let series = Arc::new(Series { is_recorded: has_checksums, ..self.series()? });
-        let region = series.announced.region;
-        let new = NewDataSet {
-            series: &series,
-            regions: &[region],
-            scan: None,
-            created: String::new(),
-            software: "ronchi-benches".into(),
-            user: Value::Null,
-            volumes: &[],
-        };
-        let data_set = Arc::new(DataSet::create(directory, &new)?);
-        let pool = Pool::new(2 * DEPTH + 4, Layout::slot_bytes(CHUNK_BYTES) as usize)?;
-        let plan = WriterPlan { depth: DEPTH, pool: Some(pool.clone()), ..WriterPlan::new(directory.to_owned()) };
-        let (events, queue) = bounded(DEPTH as usize);
-        let (opened, outcomes) = (Arc::clone(&data_set), Arc::new(std::sync::Mutex::new(Vec::new())));
-        let ended = Arc::clone(&outcomes);
-        let writer = Writer::spawn(
-            plan,
-            queue,
-            Box::new(move |_| Ok(Arc::clone(&opened))),
-            Box::new(move |end| ended.lock().unwrap_or_else(std::sync::PoisonError::into_inner).push(end)),
-        )?;
-        let frame_count = self.frame_count();
-        let started = Instant::now();
-        events.send(Event::Begin(Arc::clone(&series)))?;
-        for first in (0..frame_count).step_by(CHUNK_FRAMES as usize) {
-            let slot = pool.take(Duration::from_secs(60)).context("the writer gives no slot back")?;
-            let mut block = BlockMut::new(slot, Arc::clone(&series), first);
-            (0..CHUNK_FRAMES as usize).for_each(|position| block.commit(position, first, 0));
-            events.send(Event::Block(block.seal().context("a full block")?))?;
-        }
-        let handed = started.elapsed().as_secs_f64();
-        let (reason, gaps) = (EndReason::Complete, Gaps::default());
-        let end = End { series, reason, frame_count, received_count: frame_count, gaps };
-        events.send(Event::End(Arc::new(end)))?;
-        drop(events);
-        writer.join().map_err(anyhow::Error::msg)?;
-        let seconds = started.elapsed().as_secs_f64();
-        let ends = outcomes.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        ensure!(ends.iter().all(|end| end.error.is_none() && end.durable_count == frame_count), "{ends:?}");
-        let outcomes: Vec<_> = ends.iter().map(ronchi_sinks::storage::TileEnd::outcome).collect();
-        data_set.finish(ronchi_pipeline::format::DataSetState::Complete, &outcomes)?;
-        let total_bytes = self.total_bytes() as f64;
-        Ok((data_set.path().to_owned(), total_bytes / seconds, total_bytes / handed))
-    }
-
-    fn series(&self) -> Result<Series> {
+    fn recording(&self) -> Result<Recording> {
         let pixel = PixelType::from_numpy_name("<u2").context("a pixel type")?;
-        let frame_bytes = DETECTOR.pixel_count() * pixel.bytes() as u64;
-        Ok(Series {
-            acquisition: *b"ronchi-benches..",
-            name: "bench".into(),
-            link: 0,
-            link_count: 1,
-            announced: Announcement {
-                series_id: "bench".into(),
-                frame_count: Some(self.frame_count()),
-                scan: None,
-                detector: DETECTOR,
-                region: DETECTOR.region(),
-                pixel,
-                encoding: ronchi_pipeline::Encoding::Raw,
-                vendor_header: String::new(),
-            },
-            scan: None,
-            layout: Layout { frame_bytes, frames_per_chunk: CHUNK_FRAMES, chunks_per_segment: SEGMENT_CHUNKS },
-            is_recorded: true,
-        })
+        Ok(Recording::of_segments(DETECTOR, pixel, self.segments))
     }
 
-    fn files(&self, data_set: &Path) -> Vec<PathBuf> {
-        (0..self.segments).map(|number| data_set.join(format!("frames/c/{number}/0/0"))).collect()
+    fn fio(&self, arguments: &[&str], segments: u32) -> Result<f64> {
+        limits::fio(&self.dir, arguments, segments)
+    }
+
+    /// Records frames that lie in memory, with checksums, as always, or to compare without: bytes/s until the last one is
+    /// durable, and until the last block was handed to the writer.
+    fn write(&self, directory: &Path, has_checksums: bool) -> Result<(PathBuf, f64, f64)> {
+        let recorded = Recording { has_checksums, ..self.recording()? }.make(directory, |_, _| Ok(()))?;
+        let total_bytes = self.total_bytes() as f64;
+        Ok((recorded.path, total_bytes / recorded.seconds, total_bytes / recorded.handed_s))
     }
 
     /// Goes through all frames; mapped ones are summed, so that their bytes are looked at.
     fn read(&self, data_set: &Path, access: Access, verify: bool) -> Result<f64> {
         let reader = Reader::open(data_set)?;
         let started = Instant::now();
-        let mut runs = reader.runs(0, 0..self.frame_count(), &ReadPlan { access, verify, gaps: None })?;
+        let mut runs = reader.runs(0, 0..self.recording()?.frame_count, &ReadPlan { access, verify, gaps: None })?;
         let (mut bytes, mut total) = (0, 0);
         while let Some(run) = runs.next_run()? {
             ensure!(run.flags.iter().all(|&flag| flag == FrameFlag::Ok), "{:?}", run.error);
@@ -274,7 +173,8 @@ impl Storage {
 
     /// Maps all segments and sums them, twice over the same mappings: with the faults of the first touch, and without.
     fn sum_mapping(&self, data_set: &Path) -> Result<[f64; 2]> {
-        let files: Vec<File> = self.files(data_set).iter().map(File::open).collect::<std::io::Result<_>>()?;
+        let files: Vec<File> =
+            segment_files(data_set, self.segments).iter().map(File::open).collect::<std::io::Result<_>>()?;
         let started = Instant::now();
         let maps = files.iter().map(|file| Map::of_final(file, SEGMENT_BYTES)).collect::<std::io::Result<Vec<_>>>()?;
         let pass = |started: Instant| {

@@ -10,9 +10,10 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
+use ronchi_benches::ronchi;
 use serde_json::json;
 
-use crate::children::{Simulator, Stream, free_port, get, ronchi};
+use crate::children::{Simulator, Stream, free_port, get};
 use crate::e2e::median;
 
 /// After subscribers have come or gone, this long passes before a window begins: their connections have filled up by then.

@@ -40,7 +40,7 @@ use crate::asked::{ReductionArgs, ScanArgs};
 use crate::condition_args::ConditionArgs;
 use crate::export::results::ResultFormat;
 use crate::pictures::Images;
-use crate::{progress, stop};
+use crate::{process, progress, stop};
 use keep::Keep;
 use outcome::{Frames, Outcome};
 use workers::{Tile, Work, WorkPlan, Workers};
@@ -164,7 +164,7 @@ impl ReprocessArgs {
         let threads = self.thread_count();
         let (mut outcome, images) = self.reduce(reader, workers, &stop)?;
         outcome.threads = threads;
-        outcome.seconds = begin.elapsed().as_secs_f64();
+        (outcome.seconds, outcome.cpu_s) = (begin.elapsed().as_secs_f64(), process::cpu_s());
         let about = json!({
             "frames": [outcome.first, outcome.end],
             "scan": wanted.scan.filter(|_| wanted.conditions.positions.is_none()).map(ScanInfo::from),

@@ -38,6 +38,8 @@ pub(super) struct Outcome {
     pub bytes: u64,
     /// Until the results were there.
     pub seconds: f64,
+    /// CPU seconds of all threads until then, user and system.
+    pub cpu_s: f64,
     /// Threads.
     pub threads: usize,
     /// How pixels came from the disk.
@@ -73,6 +75,7 @@ impl Serialize for Outcome {
         map.serialize_entry("frames", &self.frames)?;
         map.serialize_entry("bytes", &self.bytes)?;
         map.serialize_entry("seconds", &self.seconds)?;
+        map.serialize_entry("cpu_s", &self.cpu_s)?;
         map.serialize_entry("bytes_per_second", &self.per_second(self.bytes))?;
         map.serialize_entry("frames_per_second", &self.per_second(self.end - self.first))?;
         map.serialize_entry("threads", &self.threads)?;

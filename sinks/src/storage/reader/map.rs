@@ -37,7 +37,9 @@ pub struct Map {
 }
 
 impl Map {
-    /// Maps the first `bytes` of a final segment. Errors: the file is shorter, or the system refuses.
+    /// Maps the first `bytes` of a final segment. What is not in the page cache will be brought in huge pages where the
+    /// file system can: they are found again with one fault per 2 MiB instead of one per 64 KiB, by everybody.
+    /// Errors: the file is shorter, or the system refuses.
     pub fn of_final(file: &File, bytes: u64) -> io::Result<Self> {
         if file.metadata()?.len() < bytes {
             return Err(io::ErrorKind::UnexpectedEof.into());
@@ -45,11 +47,12 @@ impl Map {
         let bytes = usize::try_from(bytes).map_err(|_| io::ErrorKind::OutOfMemory)?;
         // SAFETY: the caller maps final segments only (I1), and the length was checked (I2).
         let map = unsafe { MmapOptions::new().len(bytes).map(file)? };
+        let _ = map.advise(Advice::HugePage); // Advice may be refused.
         Ok(Self { map, file: file.try_clone()?, is_being_read: AtomicBool::new(false) })
     }
 
-    /// Brings bytes of the file into memory (I3). Asking costs far less than bringing: for that the kernel looks at every
-    /// page, of which a plain touch maps sixteen at once.
+    /// Brings bytes of the file into memory (I3), and lets the kernel begin to read those after them. Asking costs far less
+    /// than bringing: for that the kernel looks at every page, of which a plain touch maps sixteen at once.
     pub fn bring(&self, range: Range<usize>) -> io::Result<()> {
         if range.end > self.map.len() {
             return Err(io::ErrorKind::UnexpectedEof.into());
@@ -60,6 +63,7 @@ impl Map {
         if may_ask && self.cached_pages(start as u64, (range.end - start) as u64) == Some(pages) {
             return Ok(());
         }
+        self.is_being_read.store(true, Ordering::Relaxed);
         self.map.advise_range(Advice::PopulateRead, start, range.end - start)
     }
 
@@ -72,13 +76,6 @@ impl Map {
             libc::syscall(CACHESTAT, self.file.as_raw_fd(), part.as_ptr(), counts.as_mut_ptr(), 0 as libc::c_uint)
         };
         (result == 0).then_some(counts[0])
-    }
-
-    /// Lets the kernel begin to read bytes that will be wanted.
-    pub fn announce(&self, range: Range<usize>) {
-        self.is_being_read.store(true, Ordering::Relaxed);
-        let start = range.start - range.start % PAGE_BYTES;
-        let _ = self.map.advise_range(Advice::WillNeed, start, range.end - start); // Advice may be refused.
     }
 
     /// Bytes of the file that were brought in before; none when they lie beyond it.

@@ -81,8 +81,6 @@ pub struct Run<'a> {
 pub struct Runs {
     source: Source,
     access: Access,
-    /// Mapped, and not in the page cache.
-    is_cold: bool,
     fetcher: Option<Fetcher>,
     view: Option<View>,
     planned: VecDeque<Span>,
@@ -186,15 +184,14 @@ impl Runs {
         check_sizes(&layout, frames.end)?;
         let bytes = frames.end.saturating_sub(frames.start).saturating_mul(layout.frame_bytes);
         let segments = layout.segment_of(frames.start)..=layout.segment_of(frames.end.max(frames.start + 1) - 1);
-        let (access, is_cold) = match tile.array.is_packed {
-            true => (Access::Plain, false), // Chunks are decompressed into memory, one by one.
+        let access = match tile.array.is_packed {
+            true => Access::Plain, // Chunks are decompressed into memory, one by one.
             false => plan.access.choose(&tile, bytes, segments),
         };
         let source = Source::new(reader, tile, plan);
         Ok(Self {
             source,
             access,
-            is_cold,
             fetcher: None,
             view: None,
             planned: VecDeque::new(),
@@ -292,8 +289,6 @@ impl Runs {
                 let file = file.clone();
                 let range = self.source.file_range(&span.held);
                 self.fetcher()?.ask(&file, range);
-            } else if let (Hold::Mapped(map, range), true) = (&span.hold, self.is_cold) {
-                map.announce(range.clone());
             }
             self.next = span.chunks.back().map_or(self.end, |chunk| chunk.frames.end);
             self.planned.push_back(span);
