@@ -5,11 +5,12 @@
 //! inlined there, so that plain loops become vector code.
 //!
 //! # Why this way
-//! Weighted sums have their own kernels ([`super::dot`], [`super::dot_float`]). Where patterns or segments ([`super::segments`]) are wanted too, those
-//! take some rows of eight frames, and weighted sums then find them in the second-level cache and ask memory for
-//! the next ones meanwhile. The part of a row that anything wants is brought into native order in a buffer that stays in
-//! the first-level cache. Where patterns are wanted, a few frames are read side by side, row by row, so that a piece of
-//! the pattern is loaded and stored once for all of them, and stays near for the next few.
+//! Weighted sums have their own kernels ([`super::dot`], [`super::dot_float`]). Where patterns or segments
+//! ([`super::segments`]) are wanted too, those take some rows of eight frames, and weighted sums then find them in
+//! the second-level cache and ask memory for the next ones meanwhile. The part of a row that anything wants is
+//! brought into native order in a buffer that stays in the first-level cache. Where patterns are wanted, a few frames
+//! are read side by side, row by row, so that a piece of the pattern is loaded and stored once for all of them, and
+//! stays near for the next few.
 
 use std::ops::Range;
 

@@ -6,9 +6,10 @@
 //! serves live blocks and frames read back from disk: both are [`Frames`].
 //!
 //! # Invariants
-//! - I1: integers add as integers, floating point numbers in fixed point ([`Exact`]): nothing rounds where frames, threads and
-//!   tiles are put together. Only the sum of one frame of one tile under real weights, or of floating point pixels, rounds, always in the same
-//!   order. So finished results are bit-identical for any order and number of threads, and sums of integers for any tiling.
+//! - I1: integers add as integers, floating point numbers in fixed point ([`Exact`]): nothing rounds where frames,
+//!   threads and tiles are put together. Only the sum of one frame of one tile under real weights, or of floating point
+//!   pixels, rounds, always in the same order. So finished results are bit-identical for any order and number of
+//!   threads, and sums of integers for any tiling.
 //!
 //! # Units
 //! Detector pixels `(y, x)` of the whole detector, also inside a tile. Definitions: `docs/reductions.md`.
