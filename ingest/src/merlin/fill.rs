@@ -152,6 +152,13 @@ impl MerlinSource {
     }
 
     fn stream_ended(&mut self, filling: &mut Filling<'_>) -> Fill {
+        // A head that says it is shorter than those of this series is whole, although it was waited on.
+        if let Stage::Head { have } = self.stage
+            && let Progress::Head(message) = read_progress(&self.head[..have], self.options.message_bytes)
+            && matches!(message.kind, MessageKind::Frame | MessageKind::BrokenFrame)
+        {
+            self.broken(filling, &message);
+        }
         let fill = ended(filling, EndReason::Disconnected); // Before the frame under way counts as given up.
         self.reject_partial(filling);
         self.disconnect();
