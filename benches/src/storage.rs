@@ -62,8 +62,8 @@ impl Storage {
             );
         }
         let mut cases = Vec::new();
-        for _ in 0..self.runs {
-            self.round(&mut cases, has_fio, has_huge)?;
+        for number in 0..self.runs {
+            self.round(number, &mut cases, has_fio, has_huge)?;
         }
         for case in &cases {
             println!("{}", self.line(case, &cases));
@@ -71,46 +71,64 @@ impl Storage {
         Ok(())
     }
 
-    /// Every case once.
-    fn round(&self, cases: &mut Vec<Case>, has_fio: bool, has_huge: bool) -> Result<()> {
+    /// Every case once. Who goes first changes from round to round: the disk may be slower or faster for the first.
+    fn round(&self, number: usize, cases: &mut Vec<Case>, has_fio: bool, has_huge: bool) -> Result<()> {
         let mut note = |name: &'static str, rate: f64| match cases.iter_mut().find(|case| case.name == name) {
             Some(case) => case.rates.push(rate),
             None => cases.push(Case { name, rates: vec![rate] }),
         };
-        if has_fio {
-            note("fio write", self.fio(&["--rw=write"], self.segments)?);
-        }
-        if has_huge {
-            note("fio write, huge pages", self.fio(&["--rw=write", "--iomem=mmaphuge"], self.segments)?);
-        }
-        let bare = tempfile::tempdir_in(&self.dir).context("a folder for the data set")?;
-        note("write, without checksums", self.write(bare.path(), false)?.1);
-        bare.close()?;
         let scratch = tempfile::tempdir_in(&self.dir).context("a folder for the data set")?;
-        let (path, rate, rate_handed) = self.write(scratch.path(), true)?;
-        note("write", rate);
-        note("write, until the last block is handed over", rate_handed);
+        let mut path = PathBuf::new();
+        for turn in turns(4, number) {
+            match turn {
+                0 if has_fio => note("fio write", self.fio(&["--rw=write"], self.segments)?),
+                1 if has_huge => {
+                    note("fio write, huge pages", self.fio(&["--rw=write", "--iomem=mmaphuge"], self.segments)?);
+                }
+                2 => {
+                    let bare = tempfile::tempdir_in(&self.dir).context("a folder for the data set")?;
+                    note("write, without checksums", self.write(bare.path(), false)?.1);
+                    bare.close()?;
+                }
+                3 => {
+                    let (written, rate, rate_handed) = self.write(scratch.path(), true)?;
+                    note("write", rate);
+                    note("write, until the last block is handed over", rate_handed);
+                    path = written;
+                }
+                _ => {}
+            }
+        }
         let files = limits::fio_files(&segment_files(&path, self.segments));
-        if has_fio {
-            note("fio read", self.fio(&["--rw=read", "--readonly", &files], self.segments)?);
+        for turn in turns(4, number) {
+            match turn {
+                0 if has_fio => note("fio read", self.fio(&["--rw=read", "--readonly", &files], self.segments)?),
+                1 if has_huge => {
+                    let arguments = ["--rw=read", "--readonly", "--iomem=mmaphuge", &files];
+                    note("fio read, huge pages", self.fio(&arguments, self.segments)?);
+                }
+                2 => note("read direct", self.read(&path, Access::Direct, false)?),
+                3 => note("read direct, verified", self.read(&path, Access::Direct, true)?),
+                _ => {}
+            }
         }
-        if has_huge {
-            let arguments = ["--rw=read", "--readonly", "--iomem=mmaphuge", &files];
-            note("fio read, huge pages", self.fio(&arguments, self.segments)?);
-        }
-        note("read direct", self.read(&path, Access::Direct, false)?);
-        note("read direct, verified", self.read(&path, Access::Direct, true)?);
         let mut bytes = Vec::new();
         for file in segment_files(&path, self.segments) {
             bytes.clear();
             std::io::Read::read_to_end(&mut File::open(file)?, &mut bytes)?; // Into the page cache.
         }
         drop(bytes);
-        let [anew, again] = self.sum_mapping(&path)?;
-        note("sum of a mapping", anew);
-        note("sum of a mapping, again", again);
-        note("read mapped", self.read(&path, Access::Mapped, false)?);
-        note("read mapped, verified", self.read(&path, Access::Mapped, true)?);
+        for turn in turns(3, number) {
+            match turn {
+                0 => {
+                    let [anew, again] = self.sum_mapping(&path)?;
+                    note("sum of a mapping", anew);
+                    note("sum of a mapping, again", again);
+                }
+                1 => note("read mapped", self.read(&path, Access::Mapped, false)?),
+                _ => note("read mapped, verified", self.read(&path, Access::Mapped, true)?),
+            }
+        }
         Ok(())
     }
 
@@ -184,6 +202,11 @@ impl Storage {
         };
         Ok([pass(started), pass(Instant::now())])
     }
+}
+
+/// The numbers below `count` in order, from another one on in every round.
+fn turns(count: usize, round: usize) -> impl Iterator<Item = usize> {
+    (0..count).map(move |at| (at + round) % count)
 }
 
 /// A plain sum over bytes, as fast as memory gives them.

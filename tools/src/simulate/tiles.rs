@@ -25,8 +25,9 @@ use ronchi_pipeline::{ByteOrder, Encoding, FrameIndex, NavShape, PixelKind, Pixe
 pub const QUEUE_MESSAGES: i32 = 256;
 /// Longest wait for a receiver that does not read.
 pub const SEND_PATIENCE: Duration = Duration::from_secs(10);
-/// Longest wait for unsent messages when the sender goes away.
-const LINGER: Duration = Duration::from_secs(2);
+/// Longest wait for unsent messages when the sender goes away: as long as for a receiver that does not read, so that one on
+/// a busy machine gets all of them.
+const LINGER: Duration = SEND_PATIENCE;
 
 /// What one sender sends.
 #[derive(Debug, Clone, PartialEq)]
