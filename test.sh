@@ -3,7 +3,7 @@
 # bench smoke. Goes on after a failure, so that one run shows all of them. The last line counts the tests of cargo and
 # pytest; the exit status is that of all steps together.
 #
-#   RONCHI_FUZZ_SECONDS  seconds per fuzz target (30)
+#   RONCHI_FUZZ_SECONDS  seconds per fuzz target (10)
 #   RONCHI_KILLS         kill -9 rounds (50)
 #   CI=true              a missing nightly toolchain or cargo-fuzz is a failure instead of a skip
 set -uo pipefail
@@ -11,7 +11,7 @@ cd "$(dirname "$0")" || exit 2
 exec </dev/null
 
 LOGS=target/test-logs
-FUZZ_SECONDS=${RONCHI_FUZZ_SECONDS:-30}
+FUZZ_SECONDS=${RONCHI_FUZZ_SECONDS:-10}
 passed=0 failed=0 skipped=0
 results=()
 status=0
