@@ -2,6 +2,7 @@
 
 mod filling;
 pub mod merlin;
+mod messages;
 mod receive;
 pub mod replay;
 mod source;

@@ -8,8 +8,8 @@ use std::time::{Duration, Instant};
 
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestCaseError, TestRunner};
+use ronchi_ingest::Begin;
 use ronchi_ingest::tiles::{Header, TileSettings, TileSource};
-use ronchi_ingest::{Begin, Source};
 use ronchi_pipeline::{Encoding, EndReason, Gap, GapReason, LinkCounters, PixelKind, PixelType, Region, SigShape};
 use tiles_driver::*;
 

@@ -12,7 +12,8 @@ use std::fmt;
 use minicbor::data::Type;
 use minicbor::{Decoder, Encoder};
 use ronchi_pipeline::{AXIS_MAX, Encoding, FrameIndex, NavShape, PixelType, Region, SigShape};
-use serde::de::{Deserialize, Deserializer, Visitor};
+
+use crate::messages::Text;
 
 /// Longest header of a `begin` message, in bytes.
 pub const BEGIN_BYTES_MAX: usize = 64 << 10;
@@ -144,37 +145,6 @@ pub fn parse_header(bytes: &[u8]) -> Result<Header<'_>, HeaderError> {
         return Err(HeaderError::TooLong { bytes: bytes.len(), max_bytes: TILE_BYTES_MAX });
     }
     Ok(header)
-}
-
-/// A string that borrows from the message unless it holds escapes.
-#[derive(Debug)]
-struct Text<'a>(Cow<'a, str>);
-
-impl<'de: 'a, 'a> Deserialize<'de> for Text<'a> {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer.deserialize_str(TextVisitor)
-    }
-}
-
-struct TextVisitor;
-
-impl<'de> Visitor<'de> for TextVisitor {
-    type Value = Text<'de>;
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("a string")
-    }
-
-    fn visit_borrowed_str<E: serde::de::Error>(self, text: &'de str) -> Result<Self::Value, E> {
-        Ok(Text(Cow::Borrowed(text)))
-    }
-
-    fn visit_str<E: serde::de::Error>(self, text: &str) -> Result<Self::Value, E> {
-        if text.len() > BEGIN_BYTES_MAX {
-            return Err(E::custom("string too long"));
-        }
-        Ok(Text(Cow::Owned(text.to_owned())))
-    }
 }
 
 /// The keys as they came; unknown keys are ignored, `null` is the same as absent.

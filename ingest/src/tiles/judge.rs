@@ -1,20 +1,18 @@
 //! What a message means, given what is known: the checks that stand before every copy.
 
-use std::collections::VecDeque;
-use std::time::Instant;
-
 use ronchi_pipeline::format::FormatError;
 use ronchi_pipeline::format::bslz4::Bslz4;
 use ronchi_pipeline::{Announcement, Encoding, FrameFlag, FrameIndex, PixelType, Region};
 
-use super::header::{BeginHeader, EndHeader, Header, HeaderError, TileHeader};
-use super::{FrameHead, Meaning, Running, TileSettings};
+use super::TileSettings;
+use super::header::{BeginHeader, EndHeader, Header, HeaderError, TileHeader, parse_header};
+use crate::messages::{FrameHead, Judged, Known, Meaning, Part};
 
 /// Decides what a message means, given what is known.
 pub(super) struct Judge<'a> {
     pub(super) settings: &'a TileSettings,
-    pub(super) running: Option<&'a Running>,
-    pub(super) ended: &'a VecDeque<String>,
+    /// The form of a series is the one in which its frames are sent.
+    pub(super) known: &'a Known<'a, Encoding>,
 }
 
 /// Why a message was refused; put into words only when it is logged.
@@ -45,23 +43,18 @@ pub(super) enum Reason {
 }
 
 impl Judge<'_> {
-    pub(super) fn meaning(&self, header: &Header<'_>, blob: Option<&[u8]>) -> (Meaning, Option<Reason>) {
-        match header {
-            Header::Begin(begin) => self.begin(begin),
-            Header::Tile(tile) => self.tile(tile, blob),
-            Header::End(end) => self.end(end),
+    /// The first part is a header, the second one a payload.
+    pub(super) fn message(&self, message: &[Part]) -> Judged<Encoding, Reason> {
+        let blob = message.get(1).map(|part| &part[..]);
+        match parse_header(message.first().map_or(&[][..], |part| part)) {
+            Ok(Header::Begin(begin)) => self.begin(&begin),
+            Ok(Header::Tile(tile)) => self.tile(&tile, blob),
+            Ok(Header::End(end)) => self.end(&end),
+            Err(error) => (Meaning::Garbage, Some(Reason::Header(error))),
         }
     }
 
-    fn is_running(&self, series: &str) -> Option<&Running> {
-        self.running.filter(|running| running.series == series)
-    }
-
-    fn has_ended(&self, series: &str) -> bool {
-        self.ended.iter().any(|ended| ended == series)
-    }
-
-    fn begin(&self, begin: &BeginHeader<'_>) -> (Meaning, Option<Reason>) {
+    fn begin(&self, begin: &BeginHeader<'_>) -> Judged<Encoding, Reason> {
         let announced = Announcement {
             series_id: begin.series.to_string(),
             frame_count: begin.frame_count,
@@ -72,8 +65,8 @@ impl Judge<'_> {
             encoding: self.kept_as(begin.encoding),
             vendor_header: begin.metadata.as_deref().unwrap_or_default().to_owned(),
         };
-        let is_same = |it: &Running| it.announced == announced && it.sent_as == begin.encoding;
-        if self.is_running(&begin.series).is_some_and(is_same) {
+        let running = self.known.running(|series| series == begin.series);
+        if running.is_some_and(|it| it.announced == announced && it.form == begin.encoding) {
             return (Meaning::Nothing, None);
         }
         self.opening(announced, begin.encoding, None)
@@ -84,12 +77,7 @@ impl Judge<'_> {
         if self.settings.is_decoding { Encoding::Raw } else { encoding }
     }
 
-    fn opening(
-        &self,
-        announced: Announcement,
-        sent_as: Encoding,
-        head: Option<FrameHead>,
-    ) -> (Meaning, Option<Reason>) {
+    fn opening(&self, announced: Announcement, sent_as: Encoding, head: Option<FrameHead>) -> Judged<Encoding, Reason> {
         let series = || announced.series_id.clone();
         let refuse =
             |what, got, want| (Meaning::Garbage, Some(Reason::Configured { series: series(), what, got, want }));
@@ -103,25 +91,16 @@ impl Judge<'_> {
         if bytes > max_bytes {
             return (Meaning::Garbage, Some(Reason::TooLarge { series: series(), bytes, max_bytes }));
         }
-        let series = series();
-        let next = Running {
-            series,
-            announced,
-            sent_as,
-            owner: None,
-            newest: Instant::now(),
-            has_frames: false,
-            ending: None,
-            sent: None,
-        };
-        (Meaning::Opens(Box::new(next), head), None)
+        (Meaning::opens(announced, sent_as, head), None)
     }
 
-    fn tile(&self, tile: &TileHeader<'_>, blob: Option<&[u8]>) -> (Meaning, Option<Reason>) {
+    fn tile(&self, tile: &TileHeader<'_>, blob: Option<&[u8]>) -> Judged<Encoding, Reason> {
         let frame = tile.frame;
         let time_ns = tile.time_ns.unwrap_or(0);
         let head = FrameHead { frame, counter: tile.counter.unwrap_or(frame), time_ns };
-        let Some(running) = self.is_running(&tile.series) else { return self.tile_of_another(tile, head, blob) };
+        let Some(running) = self.known.running(|series| series == tile.series) else {
+            return self.tile_of_another(tile, head, blob);
+        };
         let want = &running.announced;
         let corrupt = |reason| (Meaning::Broken(frame, FrameFlag::Corrupt), Some(reason));
         if tile.region != want.region {
@@ -130,8 +109,8 @@ impl Judge<'_> {
         if tile.pixel != want.pixel {
             return corrupt(Reason::Pixel { frame, got: tile.pixel, want: want.pixel });
         }
-        if tile.encoding != running.sent_as {
-            return corrupt(Reason::Encoding { frame, got: tile.encoding, want: running.sent_as });
+        if tile.encoding != running.form {
+            return corrupt(Reason::Encoding { frame, got: tile.encoding, want: running.form });
         }
         match check_payload(tile, frame_bytes(want), blob) {
             Ok(()) => (Meaning::Frame(head), None),
@@ -140,13 +119,8 @@ impl Judge<'_> {
     }
 
     /// A tile of a series that is not running: stale, or the first of a series that has no `begin`.
-    fn tile_of_another(
-        &self,
-        tile: &TileHeader<'_>,
-        head: FrameHead,
-        blob: Option<&[u8]>,
-    ) -> (Meaning, Option<Reason>) {
-        if self.has_ended(&tile.series) {
+    fn tile_of_another(&self, tile: &TileHeader<'_>, head: FrameHead, blob: Option<&[u8]>) -> Judged<Encoding, Reason> {
+        if self.known.has_ended(|series| series == tile.series) {
             return (Meaning::Stale, None);
         }
         let Some(detector) = tile.detector else {
@@ -168,11 +142,11 @@ impl Judge<'_> {
         }
     }
 
-    fn end(&self, end: &EndHeader<'_>) -> (Meaning, Option<Reason>) {
-        if self.is_running(&end.series).is_some() {
+    fn end(&self, end: &EndHeader<'_>) -> Judged<Encoding, Reason> {
+        if self.known.running(|series| series == end.series).is_some() {
             return (Meaning::Ended(end.frame_count), None);
         }
-        if self.has_ended(&end.series) {
+        if self.known.has_ended(|series| series == end.series) {
             return (Meaning::Nothing, None);
         }
         (Meaning::Garbage, Some(Reason::NotRunning { series: end.series.to_string() }))

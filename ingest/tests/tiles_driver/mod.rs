@@ -109,7 +109,7 @@ impl Outcome {
 }
 
 pub struct Driver {
-    pub source: TileSource,
+    pub source: Box<dyn Source>,
     /// Whether frames carry the counter and time stamp that [`tile`] gives them.
     pub checks_records: bool,
     block_bytes: u64,
@@ -124,9 +124,9 @@ impl Driver {
         (Self::with(source, BLOCK_BYTES), address)
     }
 
-    pub fn with(source: TileSource, block_bytes: u64) -> Self {
+    pub fn with(source: impl Source + 'static, block_bytes: u64) -> Self {
         let pool = Pool::new(2, Layout::slot_bytes(block_bytes) as usize).expect("pool");
-        Self { source, checks_records: true, block_bytes, pool }
+        Self { source: Box::new(source), checks_records: true, block_bytes, pool }
     }
 
     /// Receives the next series to its end; `None` when none begins for five seconds.

@@ -1,7 +1,7 @@
-//! The ZMQ PULL socket of a tile stream, with every limit libzmq offers, and a count of connected peers.
+//! A ZMQ PULL socket, with every limit libzmq offers, and a count of connected peers.
 //!
 //! # Limits
-//! One part at most `message_bytes` long (libzmq closes the connection of a peer that announces more, before it
+//! One part at most `part_bytes` long (libzmq closes the connection of a peer that announces more, before it
 //! allocates), at most [`QUEUE_MESSAGES`] messages waiting per peer, handshakes at most [`HANDSHAKE`] long.
 
 use std::io;
@@ -12,7 +12,7 @@ use zmq::{Context, DONTWAIT, Message, Socket, SocketType};
 use crate::source::SourceError;
 
 /// Messages that libzmq keeps per peer before it stops reading from it.
-pub(super) const QUEUE_MESSAGES: i32 = 64;
+const QUEUE_MESSAGES: i32 = 64;
 /// Longest time a peer may take to speak ZMQ: scanners and browsers are gone after it.
 const HANDSHAKE: Duration = Duration::from_secs(2);
 /// Socket events of `zmq.h`; each carries the file descriptor of its connection.
@@ -23,43 +23,61 @@ const DISCONNECTED: u16 = 0x0200;
 const PEERS_MAX: usize = 1024;
 const MONITOR: &str = "inproc://monitor";
 
-/// A message with at most two parts.
+/// Most parts of a message.
+const PARTS_MAX: usize = 9;
+
+/// Where messages come from, and how long they may be.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Endpoint {
+    /// ZMQ endpoint, e.g. `tcp://127.0.0.1:7001`.
+    pub(crate) address: String,
+    /// Listen there (`true`) or connect to it.
+    pub(crate) bind: bool,
+    /// Most bytes of a part.
+    pub(crate) part_bytes: u64,
+    /// Most parts of a message, at most nine. Where messages have one part, those that come together are taken one by one.
+    pub(crate) parts_max: usize,
+}
+
+/// A part of a message.
+pub(crate) type Part = Message;
+
+/// What came.
 #[derive(Debug)]
 pub(super) enum Received {
     /// Nothing before the deadline.
     Nothing,
-    /// A header, with or without a payload.
-    Message {
-        /// Whether there was a second part.
-        has_blob: bool,
-    },
-    /// More than two parts; they are gone.
+    /// A message, now in [`PullSocket::message`].
+    Message,
+    /// More parts than there may be; they are gone.
     Overlong,
 }
 
 /// The open socket. The context goes last: it waits for its sockets.
-pub(super) struct TileSocket {
+pub(super) struct PullSocket {
     pull: Socket,
     monitor: Socket,
     address: String,
     peers: Vec<u32>,
     lost_count: u64,
-    /// First and second part of the newest message.
-    pub(super) header: Message,
-    pub(super) blob: Message,
+    /// Those of the newest message come first.
+    parts: [Message; PARTS_MAX],
+    part_count: usize,
+    parts_max: usize,
     _context: Context,
 }
 
-impl TileSocket {
-    /// Listens at or connects to `endpoint`.
-    pub(super) fn open(endpoint: &str, bind: bool, message_bytes: u64) -> Result<Self, SourceError> {
+impl PullSocket {
+    /// Listens at or connects to its address.
+    pub(super) fn open(endpoint: &Endpoint) -> Result<Self, SourceError> {
+        let Endpoint { address: ref endpoint, bind, part_bytes, parts_max } = *endpoint;
         let open = || -> zmq::Result<Self> {
             let context = Context::new();
             let pull = context.socket(SocketType::PULL)?;
             pull.set_linger(0)?;
             pull.set_ipv6(endpoint.contains('['))?;
             pull.set_rcvhwm(QUEUE_MESSAGES)?;
-            pull.set_maxmsgsize(i64::try_from(message_bytes).unwrap_or(i64::MAX))?;
+            pull.set_maxmsgsize(i64::try_from(part_bytes).unwrap_or(i64::MAX))?;
             pull.set_handshake_ivl(HANDSHAKE.as_millis() as i32)?;
             pull.set_reconnect_ivl(100)?;
             pull.set_reconnect_ivl_max(2000)?;
@@ -72,12 +90,23 @@ impl TileSocket {
             } else {
                 pull.connect(endpoint)?
             }
-            let address = pull.get_last_endpoint()?.unwrap_or_else(|_| endpoint.to_owned());
-            let (header, blob) = (Message::new(), Message::new());
-            Ok(Self { pull, monitor, address, peers: Vec::new(), lost_count: 0, header, blob, _context: context })
+            let address = pull.get_last_endpoint()?.unwrap_or_else(|_| endpoint.clone());
+            let parts = std::array::from_fn(|_| Message::new());
+            let parts_max = parts_max.clamp(1, PARTS_MAX);
+            Ok(Self {
+                pull,
+                monitor,
+                address,
+                peers: Vec::new(),
+                lost_count: 0,
+                parts,
+                part_count: 0,
+                parts_max,
+                _context: context,
+            })
         };
         open().map_err(|e| SourceError::Connect {
-            address: endpoint.to_owned(),
+            address: endpoint.clone(),
             source: io::Error::from_raw_os_error(e.to_raw()),
         })
     }
@@ -108,10 +137,15 @@ impl TileSocket {
 
     /// IP address of the peer that sent the newest message, where libzmq knows it.
     pub(super) fn sender(&mut self) -> Option<String> {
-        self.header.gets("Peer-Address").map(str::to_owned)
+        self.parts[0].gets("Peer-Address").map(str::to_owned)
     }
 
-    /// Receives the next message into [`Self::header`] and [`Self::blob`], waiting until `deadline` when none is there.
+    /// The parts of the newest message.
+    pub(super) fn message(&self) -> &[Message] {
+        &self.parts[..self.part_count]
+    }
+
+    /// Receives the next message, waiting until `deadline` when none is there.
     pub(super) fn receive(&mut self, deadline: Instant) -> Result<Received, SourceError> {
         let result = self.try_receive(deadline);
         let address = &self.address;
@@ -122,7 +156,8 @@ impl TileSocket {
     }
 
     fn try_receive(&mut self, deadline: Instant) -> zmq::Result<Received> {
-        match self.pull.recv(&mut self.header, DONTWAIT) {
+        self.part_count = 0;
+        match self.pull.recv(&mut self.parts[0], DONTWAIT) {
             Ok(()) => {}
             Err(zmq::Error::EAGAIN) => {
                 let patience = deadline.saturating_duration_since(Instant::now());
@@ -132,7 +167,7 @@ impl TileSocket {
                 // Rounded up, so that a deadline less than a millisecond away does not become a busy loop.
                 let patience_ms = i32::try_from(patience.as_micros().div_ceil(1000)).unwrap_or(i32::MAX);
                 self.pull.set_rcvtimeo(patience_ms)?;
-                match self.pull.recv(&mut self.header, 0) {
+                match self.pull.recv(&mut self.parts[0], 0) {
                     Ok(()) => {}
                     Err(zmq::Error::EAGAIN | zmq::Error::EINTR) => return Ok(Received::Nothing),
                     Err(e) => return Err(e),
@@ -141,23 +176,31 @@ impl TileSocket {
             Err(zmq::Error::EINTR) => return Ok(Received::Nothing),
             Err(e) => return Err(e),
         }
-        if !self.header.get_more() {
-            return Ok(Received::Message { has_blob: false });
+        let mut last = 0;
+        while self.parts_max > 1 && self.parts[last].get_more() {
+            if last + 1 == self.parts_max {
+                self.drain(last)?;
+                return Ok(Received::Overlong);
+            }
+            last += 1;
+            self.receive_part(last)?;
         }
-        self.receive_part()?;
-        if !self.blob.get_more() {
-            return Ok(Received::Message { has_blob: true });
+        self.part_count = last + 1;
+        Ok(Received::Message)
+    }
+
+    /// Takes what is left of a message, part by part into the same place.
+    fn drain(&mut self, place: usize) -> zmq::Result<()> {
+        while self.parts[place].get_more() {
+            self.receive_part(place)?;
         }
-        while self.blob.get_more() {
-            self.receive_part()?;
-        }
-        Ok(Received::Overlong)
+        Ok(())
     }
 
     /// The next part of a message; libzmq hands messages over whole, so it is there already.
-    fn receive_part(&mut self) -> zmq::Result<()> {
+    fn receive_part(&mut self, place: usize) -> zmq::Result<()> {
         loop {
-            match self.pull.recv(&mut self.blob, DONTWAIT) {
+            match self.pull.recv(&mut self.parts[place], DONTWAIT) {
                 Err(zmq::Error::EINTR) => {}
                 result => return result,
             }
