@@ -190,6 +190,9 @@ fn is_same_peer(a: &SourcePlan, b: &SourcePlan) -> bool {
         (SourcePlan::Tiles { endpoint, .. }, SourcePlan::Tiles { endpoint: other, .. }) => {
             endpoint.eq_ignore_ascii_case(other)
         }
+        (SourcePlan::Dectris { endpoint, .. }, SourcePlan::Dectris { endpoint: other, .. }) => {
+            endpoint.eq_ignore_ascii_case(other)
+        }
         (SourcePlan::Replay { path, tile, .. }, SourcePlan::Replay { path: other, tile: other_tile, .. }) => {
             path == other && tile == other_tile
         }

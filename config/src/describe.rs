@@ -5,7 +5,7 @@ use std::fmt::{self, Write};
 use ronchi_pipeline::Layout;
 use ronchi_pipeline::reduce::Reduction;
 
-use crate::plan::{Compress, LinkPlan, Plan, SourcePlan};
+use crate::plan::{Compress, DectrisStream, LinkPlan, Plan, SourcePlan};
 use crate::problem::quoted;
 
 impl Plan {
@@ -126,6 +126,8 @@ fn link_text(link: &LinkPlan) -> String {
         SourcePlan::Merlin { host, data_port, control: Some(control) } => {
             format!("merlin at {host}, data port {data_port}, armed over port {}", control.port)
         }
+        SourcePlan::Dectris { stream: DectrisStream::Legacy, endpoint } => format!("DECTRIS STREAM of {endpoint}"),
+        SourcePlan::Dectris { stream: DectrisStream::Cbor, endpoint } => format!("DECTRIS STREAM2 of {endpoint}"),
         SourcePlan::Tiles { endpoint, bind: false } => format!("tiles, connecting to {endpoint}"),
         SourcePlan::Tiles { endpoint, bind: true } => format!("tiles, listening on {endpoint}"),
         SourcePlan::Replay { path, interval, tile } => {

@@ -26,8 +26,8 @@ mod read;
 mod value;
 
 pub use plan::{
-    Compress, DataPlan, Limits, LinkPlan, LivePlan, MerlinControlPlan, MerlinTrigger, Plan, Recipe, ScanPlan,
-    SourcePlan,
+    Compress, DataPlan, DectrisStream, Limits, LinkPlan, LivePlan, MerlinControlPlan, MerlinTrigger, Plan, Recipe,
+    ScanPlan, SourcePlan,
 };
 pub use problem::{Error, Problem, Problems, ValueError};
 pub use value::{

@@ -85,6 +85,13 @@ pub enum SourcePlan {
         /// Listen there (`true`) or connect to it.
         bind: bool,
     },
+    /// DECTRIS STREAM or STREAM2 over ZMQ PULL (`docs/detectors/dectris.md`); we connect.
+    Dectris {
+        /// Which of both.
+        stream: DectrisStream,
+        /// ZMQ endpoint, e.g. `tcp://10.0.0.2:31001`.
+        endpoint: String,
+    },
     /// A recorded data set, also one that still grows.
     Replay {
         /// Its directory, `NAME.ronchi`.
@@ -94,6 +101,15 @@ pub enum SourcePlan {
         /// The tile this link plays; `None` = the only one, or every tile on a link of its own.
         tile: Option<u32>,
     },
+}
+
+/// The streams of DECTRIS detectors.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum DectrisStream {
+    /// STREAM: JSON and pixels in messages of several parts.
+    Legacy,
+    /// STREAM2: CBOR.
+    Cbor,
 }
 
 /// How to arm a Merlin.
@@ -258,7 +274,9 @@ impl Plan {
 
     /// Whether chunks are compressed, or may come compressed: that takes threads and memory.
     pub fn is_packing(&self) -> bool {
-        let may_come = || self.links.iter().any(|link| matches!(link.source, SourcePlan::Tiles { .. }));
+        let may_come = || {
+            self.links.iter().any(|link| matches!(link.source, SourcePlan::Tiles { .. } | SourcePlan::Dectris { .. }))
+        };
         match self.limits.compress {
             Compress::AsReceived => self.data.record && may_come(),
             Compress::None => false,

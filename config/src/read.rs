@@ -393,7 +393,10 @@ fn link(value: &Value<'_>, base_dir: &Path) -> Option<LinkPlan> {
     let section = value.section(&["source", "region", "control"])?;
     let region = section.get("region").and_then(|value| value.ints("[y, x, height, width] in pixels", 0..=AXIS_MAX));
     let region = region.map(|[y, x, height, width]| Region { y, x, height, width });
-    let source = section.need("source", "merlin://HOST, tiles://HOST:PORT, tiles+bind://ADDRESS:PORT or replay:PATH");
+    let source = section.need(
+        "source",
+        "merlin://HOST, dectris1://HOST, dectris2://HOST, tiles://HOST:PORT, tiles+bind://ADDRESS:PORT or replay:PATH",
+    );
     let mut source = source.and_then(|value| parsed(&value, "the address of a detector", parse_source));
     if let Some(table) = section.get("control") {
         let settings = table.section(&["port", "frames", "trigger"]).map(|section| control(&section));

@@ -10,11 +10,13 @@ use ronchi_pipeline::{AXIS_MAX, NavShape, SigShape};
 
 use crate::limits::{RESERVE_RULE, reserve_bytes};
 use crate::mask_file;
-use crate::plan::SourcePlan;
+use crate::plan::{DectrisStream, SourcePlan};
 use crate::problem::ValueError;
 
 /// Merlin's data port unless told otherwise.
 pub(crate) const MERLIN_DATA_PORT: u16 = 6342;
+const DECTRIS_LEGACY_PORT: u16 = 9999;
+const DECTRIS_CBOR_PORT: u16 = 31_001;
 /// Merlin's control port unless told otherwise.
 pub(crate) const MERLIN_CONTROL_PORT: u16 = 6341;
 /// Names that reductions without a mask give their results.
@@ -22,8 +24,8 @@ pub(crate) const RESULT_NAMES: [&str; 4] = ["total", "com", "sum", "max"];
 
 const NAME_RULE: &str =
     "expected 1 to 128 letters, digits, `.`, `_` or `-`, beginning with a letter or digit, without `..`";
-const SOURCE_RULE: &str = "expected merlin://HOST[:PORT], tiles://HOST:PORT (connect), tiles+bind://ADDRESS:PORT (listen), ports \
-     from 1 to 65535, or replay:PATH[?rate=FRAMES_PER_SECOND][&tile=NUMBER]";
+const SOURCE_RULE: &str = "expected merlin://HOST[:PORT], dectris1://HOST[:PORT], dectris2://HOST[:PORT], \
+     tiles://HOST:PORT (connect), tiles+bind://ADDRESS:PORT (listen), ports from 1 to 65535, or replay:PATH[?rate=FRAMES_PER_SECOND][&tile=NUMBER]";
 const REPLAY_RULE: &str =
     "expected replay:PATH[?rate=FRAMES_PER_SECOND][&tile=NUMBER], rates from 0.001 to 10000000, tiles from 0";
 /// Fastest and slowest replay, in frames per second.
@@ -55,7 +57,7 @@ pub fn check_name(name: &str) -> Result<(), ValueError> {
     Ok(())
 }
 
-/// Reads `merlin://HOST[:6342]`, `tiles://HOST:PORT` (connect), `tiles+bind://ADDRESS:PORT` (listen) or
+/// Reads `merlin://HOST[:6342]`, `dectris1://HOST[:9999]`, `dectris2://HOST[:31001]`, `tiles://HOST:PORT` (connect), `tiles+bind://ADDRESS:PORT` (listen) or
 /// `replay:PATH[?rate=FRAMES_PER_SECOND][&tile=NUMBER]`, also written `replay://PATH`.
 ///
 /// ```
@@ -76,6 +78,8 @@ pub fn parse_source(text: &str) -> Result<SourcePlan, ValueError> {
             let data_port = port.unwrap_or(MERLIN_DATA_PORT);
             Ok(SourcePlan::Merlin { host: bare(host).to_owned(), data_port, control: None })
         }
+        ("dectris1", port) => Ok(dectris(DectrisStream::Legacy, host, port.unwrap_or(DECTRIS_LEGACY_PORT))),
+        ("dectris2", port) => Ok(dectris(DectrisStream::Cbor, host, port.unwrap_or(DECTRIS_CBOR_PORT))),
         ("tiles", Some(port)) => Ok(SourcePlan::Tiles { endpoint: format!("tcp://{host}:{port}"), bind: false }),
         ("tiles+bind", Some(port)) => {
             let host = if host == "localhost" { "127.0.0.1" } else { host };
@@ -93,6 +97,10 @@ pub fn parse_source(text: &str) -> Result<SourcePlan, ValueError> {
         }
         _ => Err(wrong(SOURCE_RULE)),
     }
+}
+
+fn dectris(stream: DectrisStream, host: &str, port: u16) -> SourcePlan {
+    SourcePlan::Dectris { stream, endpoint: format!("tcp://{host}:{port}") }
 }
 
 /// `PATH[?rate=R][&tile=N]`; a path may hold question marks before the last one.

@@ -1,5 +1,6 @@
 //! Detector protocols behind one [`Source`], and the one receive loop.
 
+pub mod dectris;
 mod filling;
 pub mod merlin;
 mod messages;

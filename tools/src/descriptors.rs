@@ -23,8 +23,8 @@ const HTTP: u64 = 8;
 
 /// Descriptors for everything but viewers.
 fn needed(plan: &Plan) -> u64 {
-    let is_tiles = |link: &LinkPlan| matches!(link.source, SourcePlan::Tiles { .. });
-    let uses_zmq = plan.live.zmq.is_some() || plan.links.iter().any(is_tiles);
+    let is_zmq = |link: &LinkPlan| matches!(link.source, SourcePlan::Tiles { .. } | SourcePlan::Dectris { .. });
+    let uses_zmq = plan.live.zmq.is_some() || plan.links.iter().any(is_zmq);
     let when = |is_used: bool, count| if is_used { count } else { 0 };
     BASE + PER_LINK * plan.links.len() as u64 + when(uses_zmq, ZMQ) + when(plan.live.http.is_some(), HTTP)
 }

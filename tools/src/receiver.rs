@@ -14,6 +14,7 @@ use anyhow::{Context, Result, bail, ensure};
 use crossbeam_channel::{Receiver as Queue, Sender, bounded};
 use nix::sys::signal::{SigSet, Signal};
 use ronchi_config::{Compress, Limits, LinkPlan, Plan, SourcePlan};
+use ronchi_ingest::dectris::{DectrisSettings, DectrisSource};
 use ronchi_ingest::merlin::{MerlinOptions, MerlinSource};
 use ronchi_ingest::replay::ReplaySource;
 use ronchi_ingest::tiles::{TileSettings, TileSource};
@@ -242,6 +243,12 @@ fn open_source(plan: &Plan, link: &LinkPlan, counters: &Arc<LinkCounters>) -> Re
             let options = MerlinOptions::of(&plan.limits);
             Box::new(MerlinSource::new(host, *data_port, control.clone(), options, Arc::clone(counters)))
         }
+        SourcePlan::Dectris { .. } => {
+            let settings = DectrisSettings::from_plan(plan, link).context("a DECTRIS stream")?;
+            let mut source = DectrisSource::new(settings);
+            source.open()?; // Connects before anybody arms the detector.
+            Box::new(source)
+        }
         SourcePlan::Tiles { .. } => {
             let settings = TileSettings::from_plan(plan, link).context("a tile stream")?;
             let mut source = TileSource::new(settings);
@@ -291,6 +298,7 @@ fn wiring(plan: &Plan, pool: &Pool, counters: &[Arc<LinkCounters>], queues: &Que
 fn link_name(link: &LinkPlan) -> String {
     match &link.source {
         SourcePlan::Merlin { host, data_port, .. } => format!("merlin {host}:{data_port}"),
+        SourcePlan::Dectris { endpoint, .. } => format!("dectris {endpoint}"),
         SourcePlan::Tiles { endpoint, .. } => format!("tiles {endpoint}"),
         SourcePlan::Replay { path, tile, .. } => {
             format!("replay {}{}", path.display(), tile.map(|tile| format!(" tile {tile}")).unwrap_or_default())

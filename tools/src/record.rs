@@ -200,6 +200,7 @@ impl ArmArgs {
                 });
                 Ok(SourcePlan::Merlin { host, data_port, control: armed.or(control) })
             }
+            SourcePlan::Dectris { .. } if self.arm => bail!("--arm: arm the detector by its own software"),
             SourcePlan::Tiles { .. } if self.arm => bail!("--arm: a tile stream has no control port"),
             SourcePlan::Replay { .. } if self.arm => bail!("--arm: a recorded data set has no control port"),
             other => Ok(other),

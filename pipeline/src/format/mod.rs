@@ -16,6 +16,7 @@ pub mod bslz4;
 mod chunk_log;
 pub mod hdf5;
 mod index;
+pub mod lz4;
 mod manifest;
 pub mod npy;
 pub mod packed12;

@@ -1,0 +1,132 @@
+"""DECTRIS detectors: LiberTEM-live's simulator, which nobody here wrote, is recorded and reduced."""
+
+import contextlib
+import json
+import pathlib
+import re
+import struct
+import sys
+import urllib.request
+
+import h5py
+import hdf5plugin
+import numpy as np
+import pytest
+
+import harness
+import scans
+from dataset import DataSet
+from test_interop import by_zarr
+
+SCAN, COUNT, SIDE, SERIES = "9x16", 144, 192, 34
+
+
+def bslz4(frame, folder):
+    """A frame as HDF5 filter 32008 compresses it: what detectors send."""
+    path = folder / "one.h5"
+    with h5py.File(path, "w") as file:
+        data = file.create_dataset("x", data=frame[None], chunks=(1, *frame.shape), **hdf5plugin.Bitshuffle(cname="lz4"))
+        _, payload = data.id.read_direct_chunk((0, 0, 0))
+    return payload
+
+
+def dump_of(frames, encoding, folder):
+    """A file for `libertem-live-dectris-sim`: every message part with its length in front."""
+    configuration = {
+        "trigger_mode": "exte", "ntrigger": len(frames), "nimages": 1, "bit_depth_image": 16, "compression": "bslz4",
+        "x_pixels_in_detector": frames.shape[2], "y_pixels_in_detector": frames.shape[1],
+    }
+    parts = [json.dumps({"htype": "dheader-1.0", "series": SERIES, "header_detail": "basic"}), json.dumps(configuration)]
+    for number, frame in enumerate(frames):
+        payload = bslz4(frame, folder) if encoding == "bs16-lz4<" else frame.tobytes()
+        form = {"shape": [frame.shape[1], frame.shape[0]], "type": "uint16", "encoding": encoding, "size": len(payload)}
+        times = {"start_time": 8330 * number, "stop_time": 8330 * number + 8200, "real_time": 8200}
+        parts += [
+            json.dumps({"htype": "dimage-1.0", "series": SERIES, "frame": number, "hash": "0" * 32}),
+            json.dumps({"htype": "dimage_d-1.0", **form}),
+            payload,
+            json.dumps({"htype": "dconfig-1.0", **times}),
+        ]
+    parts.append(json.dumps({"htype": "dseries_end-1.0", "series": SERIES}))
+    path = folder / "dump"
+    with path.open("wb") as file:
+        for part in parts:
+            part = part.encode() if isinstance(part, str) else part
+            file.write(struct.pack("<q", len(part)) + part)
+    return path
+
+
+@contextlib.contextmanager
+def simulator(dump):
+    """LiberTEM-live's simulator: the port of its stream, and what arms it."""
+    program = pathlib.Path(sys.executable).with_name("libertem-live-dectris-sim")
+    port = harness.free_port()
+    with harness.Process([program, dump, "--port", port, "--zmqport", 0]) as process:
+
+        def stream_port():
+            found = re.search(r"listening on tcp://127\.0\.0\.1:(\d+)", process.stderr() + process.stdout())
+            return found and int(found.group(1))
+
+        stream = harness.until(stream_port, 60, "the simulator listens", alive=process)
+        harness.until(lambda: harness.is_listening(port), 30, "the simulator takes commands", alive=process)
+        yield stream, lambda: command(port, "arm")
+
+
+def command(port, name):
+    url = f"http://127.0.0.1:{port}/detector/api/1.8.0/command/{name}"
+    with urllib.request.urlopen(urllib.request.Request(url, method="PUT"), timeout=30) as answer:
+        return json.loads(answer.read() or b"{}")
+
+
+def record(stream, arm, out, *arguments):
+    """One series, recorded to its end; its report."""
+    own = ["--out", out, "--json", "--reserve-gib", 0, "--http", "off", "--live-zmq", "off"]
+    with harness.Process([harness.ronchi_binary(), "record", f"dectris1://127.0.0.1:{stream}", *own, *arguments]) as process:
+        arm()
+        assert process.wait(60) == 0, process.log()
+        return harness.report(process)
+
+
+@pytest.mark.parametrize(
+    "encoding, arguments", [("bs16-lz4<", []), ("bs16-lz4<", ["--compress", "none"]), ("<", [])], ids=["kept", "decoded", "raw"]
+)
+def test_libertem_simulator(folder, encoding, arguments):
+    """Its images are recorded, kept compressed or as pixels, and reduced exactly; gaps between modules do not count."""
+    frames = np.random.default_rng(3).poisson(0.7, (COUNT, SIDE, SIDE - 12)).astype("<u2")
+    frames[:, 90:93] = 65535
+    ring = ["--virtual", "adf=ring:96,90,20,60", "--sum", "--nodata", "max"]
+    with simulator(dump_of(frames, encoding, folder)) as (stream, arm):
+        report = record(stream, arm, folder / "scan.ronchi", "--scan", SCAN, *ring, *arguments)
+    assert (report["state"], report["frames"]["durable"], report["gaps"]) == ("complete", COUNT, [])
+    data = DataSet(folder / "scan.ronchi")
+    scans.assert_same_frames(by_zarr(data, 0, COUNT), frames, 0)
+    assert np.all(np.diff(data.array("frame_table/time_ns")[:COUNT].astype(np.int64)) == 8330)
+    y, x = np.mgrid[:SIDE, : SIDE - 12]
+    radius = np.hypot(y - 96, x - 90)
+    counted = np.where(frames == 65535, 0, frames).astype(np.uint64)
+    want = counted[:, (radius >= 20) & (radius < 60)].sum(axis=1).reshape(9, 16)
+    np.testing.assert_array_equal(data.array("results/adf"), want)
+    np.testing.assert_array_equal(data.array("results/sum"), counted.sum(axis=0))
+    assert "x_pixels_in_detector" in json.dumps(data.manifest())
+
+
+def test_mock_images(folder):
+    """Frames with twelve zero bytes in place of the framing header, as the simulator makes them up by itself."""
+    from libertem_live.detectors.dectris.sim import DectrisSim
+
+    sim = DectrisSim(port=0, zmqport=0, num_mock_frames=COUNT, verbose=False)
+    sim.start()
+    try:
+        sim.wait_for_listen()
+
+        def arm():
+            command(sim.port, "arm")
+            command(sim.port, "trigger")
+
+        report = record(sim.zmqport, arm, folder / "mock.ronchi", "--compress", "none", "--total")
+    finally:
+        sim.stop()
+    assert report["frames"]["durable"] == COUNT, report
+    frames = by_zarr(DataSet(folder / "mock.ronchi"), 0, COUNT)
+    np.testing.assert_array_equal(frames[:, 0, 0], np.arange(COUNT))
+    assert np.all(frames == frames[:, :1, :1])
