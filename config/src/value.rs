@@ -25,7 +25,8 @@ pub(crate) const RESULT_NAMES: [&str; 4] = ["total", "com", "sum", "max"];
 const NAME_RULE: &str =
     "expected 1 to 128 letters, digits, `.`, `_` or `-`, beginning with a letter or digit, without `..`";
 const SOURCE_RULE: &str = "expected merlin://HOST[:PORT], dectris1://HOST[:PORT], dectris2://HOST[:PORT], \
-     tiles://HOST:PORT (connect), tiles+bind://ADDRESS:PORT (listen), ports from 1 to 65535, or replay:PATH[?rate=FRAMES_PER_SECOND][&tile=NUMBER]";
+     tiles://HOST:PORT (connect), tiles+bind://ADDRESS:PORT (listen), ports from 1 to 65535, or \
+     replay:PATH[?rate=FRAMES_PER_SECOND][&tile=NUMBER]";
 const REPLAY_RULE: &str =
     "expected replay:PATH[?rate=FRAMES_PER_SECOND][&tile=NUMBER], rates from 0.001 to 10000000, tiles from 0";
 /// Fastest and slowest replay, in frames per second.
@@ -57,8 +58,8 @@ pub fn check_name(name: &str) -> Result<(), ValueError> {
     Ok(())
 }
 
-/// Reads `merlin://HOST[:6342]`, `dectris1://HOST[:9999]`, `dectris2://HOST[:31001]`, `tiles://HOST:PORT` (connect), `tiles+bind://ADDRESS:PORT` (listen) or
-/// `replay:PATH[?rate=FRAMES_PER_SECOND][&tile=NUMBER]`, also written `replay://PATH`.
+/// Reads `merlin://HOST[:6342]`, `dectris1://HOST[:9999]`, `dectris2://HOST[:31001]`, `tiles://HOST:PORT` (connect),
+/// `tiles+bind://ADDRESS:PORT` (listen) or `replay:PATH[?rate=FRAMES_PER_SECOND][&tile=NUMBER]`, also written `replay://PATH`.
 ///
 /// ```
 /// use ronchi_config::{SourcePlan, parse_source};
