@@ -1,10 +1,11 @@
 //! Any bytes as page 0 of a segment and as `chunks.log`: as they are, and with the checksums put right, so that the
-//! fields behind them are reached. What is read can be written and read again.
+//! fields behind them are reached. What is read can be written and read again. And any bytes as page 1 of a packed segment,
+//! whose fields are read before its checksums are compared.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
 use ronchi_pipeline::crc32c;
-use ronchi_pipeline::format::{CHUNK_RECORD_BYTES, ChunkRecord, PackedPage0, Page0};
+use ronchi_pipeline::format::{CHUNK_RECORD_BYTES, ChunkRecord, PackedPage0, Page0, read_packed_page1};
 use ronchi_pipeline::{CHUNKS_MAX, SECTOR_BYTES};
 
 const TRAILER: std::ops::Range<usize> = 4032..4096;
@@ -18,6 +19,7 @@ fuzz_target!(|bytes: &[u8]| {
     let mut page = [0; SECTOR_BYTES];
     let count = head.len().min(TRAILER.start);
     page[..count].copy_from_slice(&head[..count]);
+    let _ = read_packed_page1(&page); // Refused, or as it would be written: it is compared byte for byte.
     page[TRAILER].copy_from_slice(trailer);
     check_page(&page, frame_bytes);
     seal(&mut page[TRAILER], 60);

@@ -1,4 +1,5 @@
-//! HDF5 as byte functions: page 1 of a segment, and whole files of metadata ([`FileWriter`]).
+//! HDF5 as byte functions: page 1 of a segment, packed ([`packed_page1`]) or not, and whole files of metadata
+//! ([`FileWriter`]).
 //!
 //! Page 1 is the HDF5 face of a segment, a superblock and two object headers, written field by field.
 //! HDF5 looks for its superblock at 0, 512, 1024, 2048, 4096, ...: page 0 is what it calls the user block. The file it
@@ -12,9 +13,11 @@
 //! Section numbers below are those of the HDF5 File Format Specification, version 3.0.
 
 mod file;
+mod packed;
 mod space;
 
 pub use file::{Array, Element, FileWriter, Object, Storage, Value, Written};
+pub use packed::{packed_page1, read_packed_page1};
 pub use space::{Mapping, Slab};
 
 use super::{FormatError, u32_at, u64_at};
@@ -35,6 +38,16 @@ pub fn page1(frames: u64, shape: SigShape, pixel: PixelType) -> Box<[u8; SECTOR_
 
 /// Frames, shape and pixel type of a segment by its page 1, which must be as [`page1`] makes it, byte for byte.
 pub fn read_page1(page: &[u8]) -> Result<(u64, SigShape, PixelType), FormatError> {
+    let (frames, shape, pixel) = described(page)?;
+    let is_small = frames.checked_mul(shape.pixel_count() * pixel.bytes() as u64).is_some_and(|bytes| bytes < 1 << 62);
+    if !is_small || page[..SECTOR_BYTES] != page1(frames, shape, pixel)[..] {
+        return Err(FormatError::Magic { what: "page 1" });
+    }
+    Ok((frames, shape, pixel))
+}
+
+/// What the object header of the dataset says: frames, shape and pixel type.
+fn described(page: &[u8]) -> Result<(u64, SigShape, PixelType), FormatError> {
     if page.len() < SECTOR_BYTES {
         return Err(FormatError::Short { what: "page 1", got_bytes: page.len(), want_bytes: SECTOR_BYTES });
     }
@@ -54,23 +67,32 @@ pub fn read_page1(page: &[u8]) -> Result<(u64, SigShape, PixelType), FormatError
     let (Some(kind), Some(height), Some(width)) = (kind, axis(dataspace + 12), axis(dataspace + 20)) else {
         return Err(FormatError::Magic { what: "page 1" });
     };
-    let (shape, pixel) = (SigShape { height, width }, PixelType::new(kind, order));
-    let is_small = frames.checked_mul(shape.pixel_count() * pixel.bytes() as u64).is_some_and(|bytes| bytes < 1 << 62);
-    if !is_small || page[..SECTOR_BYTES] != page1(frames, shape, pixel)[..] {
-        return Err(FormatError::Magic { what: "page 1" });
-    }
-    Ok((frames, shape, pixel))
+    Ok((frames, SigShape { height, width }, PixelType::new(kind, order)))
 }
 
 /// As [`page1`], with the four time stamps of the root group: fixed at zero, so that segments are reproducible.
 fn page1_at(frames: u64, shape: SigShape, pixel: PixelType, time_s: u32) -> Box<[u8; SECTOR_BYTES]> {
     let data_bytes = frames * shape.pixel_count() * pixel.bytes() as u64;
+    page_with(DATA_OFFSET + data_bytes, time_s, |out| {
+        dataset(out, frames, shape, pixel, |out| {
+            message(out, 0x05, 1, 2); // fill value: version; space allocated early, fill never written
+            out.extend([3, 0x05]);
+            message(out, 0x08, 1, 18); // layout: version, contiguous, address relative to the base, bytes
+            out.extend([3, 1]);
+            out.extend((DATA_OFFSET - BASE).to_le_bytes());
+            out.extend(data_bytes.to_le_bytes());
+        });
+    })
+}
+
+/// Superblock, for a file that ends at `end`, root group, and a dataset at [`DATASET_OFFSET`].
+fn page_with(end: u64, time_s: u32, dataset: impl FnOnce(&mut Vec<u8>)) -> Box<[u8; SECTOR_BYTES]> {
     let mut out = Vec::with_capacity(SECTOR_BYTES);
-    superblock(&mut out, BASE, DATA_OFFSET + data_bytes, ROOT_OFFSET as u64);
+    superblock(&mut out, BASE, end, ROOT_OFFSET as u64);
     assert_eq!(out.len(), ROOT_OFFSET);
     root_group(&mut out, time_s);
     assert_eq!(out.len(), DATASET_OFFSET);
-    dataset(&mut out, frames, shape, pixel, data_bytes);
+    dataset(&mut out);
     let mut page = Box::new([0; SECTOR_BYTES]);
     page[..out.len()].copy_from_slice(&out);
     page
@@ -111,8 +133,8 @@ fn root_group(out: &mut Vec<u8>, time_s: u32) {
     checksum(out, start);
 }
 
-/// Section IV.A.1.b with the messages of a contiguous dataset.
-fn dataset(out: &mut Vec<u8>, frames: u64, shape: SigShape, pixel: PixelType, data_bytes: u64) {
+/// Section IV.A.1.b with the messages of a dataset; `rest` adds fill value and layout.
+fn dataset(out: &mut Vec<u8>, frames: u64, shape: SigShape, pixel: PixelType, rest: impl FnOnce(&mut Vec<u8>)) {
     let start = out.len();
     out.extend(b"OHDR");
     out.extend([2, 0x01]); // version; no times, two bytes hold the size of the messages
@@ -126,12 +148,7 @@ fn dataset(out: &mut Vec<u8>, frames: u64, shape: SigShape, pixel: PixelType, da
         out.extend(u64::from(shape.width).to_le_bytes());
     }
     datatype(out, pixel);
-    message(out, 0x05, 1, 2); // fill value: version; space allocated early, fill never written
-    out.extend([3, 0x05]);
-    message(out, 0x08, 1, 18); // layout: version, contiguous, address relative to the base, bytes
-    out.extend([3, 1]);
-    out.extend((DATA_OFFSET - BASE).to_le_bytes());
-    out.extend(data_bytes.to_le_bytes());
+    rest(out);
     padding(out, messages + usize::from(DATASET_MESSAGES_BYTES));
     checksum(out, start);
 }

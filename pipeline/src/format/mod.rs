@@ -23,7 +23,7 @@ pub mod packed12;
 mod zarr;
 
 pub use chunk_log::{CHUNK_RECORD_BYTES, ChunkRecord};
-pub use hdf5::{page1, read_page1};
+pub use hdf5::{packed_page1, page1, read_packed_page1, read_page1};
 pub use index::{PackedChunk, PackedPage0, Page0, Trailer};
 pub use manifest::{
     BlockSizes, DataSetState, DetectorInfo, GAPS_LISTED_MAX, LAYOUT_VERSION, Law, Manifest, Progress, RepairNote,
