@@ -21,6 +21,50 @@ def crc32c(data):
     return crc ^ 0xFFFFFFFF
 
 
+def lz4(data):
+    """The bytes of one LZ4 block."""
+    out, at = bytearray(), 0
+
+    def length(count):
+        nonlocal at
+        more = 255 if count == 15 else 0
+        while more == 255:
+            more, at = data[at], at + 1
+            count += more
+        return count
+
+    while True:
+        token, at = data[at], at + 1
+        literals = length(token >> 4)
+        out += data[at : at + literals]
+        at += literals
+        if at >= len(data):
+            return bytes(out)
+        distance, at = data[at] | data[at + 1] << 8, at + 2
+        count = length(token & 15) + 4
+        out += (out[-distance:] * (count // distance + 1))[:count]
+
+
+def unpack(chunk):
+    """The pixels of a compressed chunk."""
+    version, lz4_version, flags, item, decoded, block, stored = struct.unpack_from("<4B3I", chunk)
+    if (version, lz4_version, stored) != (2, 1, len(chunk)) or flags not in (0x34, 0x36):
+        raise ValueError("no Blosc frame")
+    if flags == 0x36:
+        return chunk[16:]
+    pixels = b""
+    for number, size in enumerate(min(block, decoded - first) for first in range(0, decoded, block)):
+        (start,) = struct.unpack_from("<I", chunk, 16 + 4 * number)
+        (length,) = struct.unpack_from("<I", chunk, start)
+        rows = chunk[start + 4 : start + 4 + length]
+        rows = rows if length == size else lz4(rows)
+        if size % (8 * item) == 0:
+            bits = np.unpackbits(np.frombuffer(rows, "u1").reshape(8 * item, -1), axis=1, bitorder="little")
+            rows = np.packbits(bits.T, axis=1, bitorder="little").tobytes()
+        pixels += rows
+    return pixels
+
+
 def read_tile(array, table, uuid, tile_id):
     """All frames of one tile and which of them are there: `(frames, is_there)`; raises ValueError where bytes are wrong."""
     about = json.loads((array / "zarr.json").read_text())
@@ -30,6 +74,7 @@ def read_tile(array, table, uuid, tile_id):
     dtype = np.dtype(about["data_type"]).newbyteorder(endian)
     per_segment = about["chunk_grid"]["configuration"]["chunk_shape"][0]
     per_chunk = codec["chunk_shape"][0]
+    is_packed = [codec["name"] for codec in codec["codecs"]] == ["bytes", "blosc"]
     chunk_count, chunk_bytes = per_segment // per_chunk, per_chunk * height * width * dtype.itemsize
     frames = np.zeros((-(-count // per_segment) * per_segment, height, width), dtype)
     for b in range(len(frames) // per_segment):
@@ -50,8 +95,10 @@ def read_tile(array, table, uuid, tile_id):
             if offset == nbytes == 2**64 - 1:
                 continue
             pixels = raw[offset : offset + nbytes]
-            if (offset, nbytes) != (8192 + i * chunk_bytes, chunk_bytes) or (crcs[i] and crc32c(pixels) != crcs[i]):
+            is_placed = is_packed and offset % 4096 == 0 or (offset, nbytes) == (8192 + i * chunk_bytes, chunk_bytes)
+            if not is_placed or crc32c(pixels) != crcs[i] and (is_packed or crcs[i]):
                 raise ValueError(f"chunk {i} of segment {b}")
+            pixels = unpack(pixels) if is_packed else pixels
             at = b * per_segment + i * per_chunk
             frames[at : at + per_chunk] = np.frombuffer(pixels, dtype).reshape(per_chunk, height, width)
     parts = sorted(table.glob("flags/c/*"), key=lambda part: int(part.name))

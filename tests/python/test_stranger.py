@@ -11,25 +11,26 @@ import scans
 import stranger
 
 
+@pytest.mark.parametrize("compress", ["none", "lz4"])
 @pytest.mark.parametrize("form", ["U08", "U16", "U32"])
-def test_finished_data_sets(folder, form):
-    """Every integer type, with a frame size that fills no sector."""
+def test_finished_data_sets(folder, form, compress):
+    """Every integer type, with a frame size that fills no sector and no block of eight items."""
     scan = scans.write(folder, "scan", (5, 12), (33, 47), getattr(scans.mib, form))
     out = folder / "out.ronchi"
     with scan.simulator() as detector:
-        harness.record(detector, out, *scan.arguments)
+        harness.record(detector, out, *scan.arguments, "--compress", compress)
     frames, is_there = stranger.read(out)
     scans.assert_same_frames(frames, scan.frames)
     assert is_there.all()
 
 
-@pytest.fixture(name="gappy")
-def gappy_data_set(folder):
+@pytest.fixture(name="gappy", params=["none", "lz4"])
+def gappy_data_set(request, folder):
     """`(scan, path, report)` of a small recording that lost frames."""
     scan = scans.write(folder, "scan", (8, 16), (40, 24))
     out = folder / "out.ronchi"
     with scan.simulator("--fault", "lose=0.1", "--seed", 3) as detector:
-        with harness.recording(detector, out, *scan.arguments, "--silence", 2) as process:
+        with harness.recording(detector, out, *scan.arguments, "--silence", 2, "--compress", request.param) as process:
             assert process.wait(60) == 1, process.log()
             return scan, out, harness.report(process)
 
@@ -71,15 +72,17 @@ def test_tiles_of_one_detector(folder):
     scans.assert_same_frames(tiled, whole)
 
 
-def record_tiles(folder, regions):
-    """Records one run of tile senders, one for each region of a detector of 24 x 32; returns the data set."""
+def record_tiles(folder, regions, *data):
+    """Records one run of tile senders, one for each region of a detector of 24 x 32; returns the data set. `data`: lines of
+    the configuration's `[data]`."""
     endpoints = [f"127.0.0.1:{harness.free_port()}" for _ in regions]
     links = [
         f'[[link]]\nsource = "tiles+bind://{endpoint}"\nregion = [{region}]\n'
         for endpoint, region in zip(endpoints, regions, strict=True)
     ]
     config = folder / "tiles.toml"
-    config.write_text(f'[data]\ndirectory = "{folder}"\n[detector]\nshape = [24, 32]\n{"".join(links)}')
+    data = "\n".join(["[data]", f'directory = "{folder}"', *data])
+    config.write_text(f'{data}\n[detector]\nshape = [24, 32]\n{"".join(links)}')
     with contextlib.ExitStack() as stack:
         receiver = stack.enter_context(harness.Process([harness.ronchi_binary(), "serve", "--config", config]))
         for endpoint, region in zip(endpoints, regions, strict=True):
