@@ -17,12 +17,13 @@ from dataset import DATA_OFFSET, FLAG_MISSING, FLAG_OK, DataSet
 
 
 def by_h5py(data, first, end):
-    """A segment is an HDF5 file with one dataset at a fixed offset."""
+    """A segment is an HDF5 file with one dataset: at a fixed offset, or of compressed chunks."""
     geometry = data.geometry()
     parts = []
     for segment, begin, count in spans(geometry, first, end):
         with h5py.File(data.segment_path(segment), "r") as file:
-            assert file["data"].id.get_offset() == DATA_OFFSET
+            chunk = (geometry.frames_per_chunk, *geometry.shape[1:])
+            assert file["data"].id.get_offset() == DATA_OFFSET or file["data"].chunks == chunk
             assert file.userblock_size == 4096
             parts.append(file["data"][begin : begin + count])
     return np.concatenate(parts)

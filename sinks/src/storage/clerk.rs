@@ -15,7 +15,7 @@ use std::time::Duration;
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, unbounded};
 use ronchi_pipeline::fault::{self, Stage};
-use ronchi_pipeline::format::{PackedPage0, Page0, Trailer, page1};
+use ronchi_pipeline::format::{PackedPage0, Page0, Trailer, packed_page1, page1};
 use ronchi_pipeline::{Layout, PixelType, SECTOR_BYTES, SigShape};
 
 use super::data_set::TileFiles;
@@ -298,16 +298,17 @@ fn fill(system: &dyn FileSystem, file: &File, new: &NewSegment) -> io::Result<()
         frames_written: 0,
         frames_per_chunk: new.layout.frames_per_chunk,
     };
-    let chunk_count = new.layout.chunks_per_segment as usize;
-    if new.files.metadata.is_packed {
+    let (layout, chunk_count) = (&new.layout, new.layout.chunks_per_segment as usize);
+    let [page0, page1] = if new.files.metadata.is_packed {
         let page0 = PackedPage0 { trailer, chunks: vec![None; chunk_count] };
-        system.write(file, 0, &Page(*page0.encode()).0)?;
-        return system.sync(file);
-    }
-    let page0 = Page0 { trailer, chunks: vec![None; chunk_count] };
-    let page1 = page1(new.layout.frames_per_segment(), new.shape, new.pixel);
+        let page1 = packed_page1(layout, (new.shape, new.pixel), &page0.chunks, false);
+        [page0.encode(), page1]
+    } else {
+        let page0 = Page0 { trailer, chunks: vec![None; chunk_count] };
+        [page0.encode(layout.frame_bytes), page1(layout.frames_per_segment(), new.shape, new.pixel)]
+    };
     system.write(file, SECTOR_BYTES as u64, &Page(*page1).0)?;
-    system.write(file, 0, &Page(*page0.encode(new.layout.frame_bytes)).0)?;
+    system.write(file, 0, &Page(*page0).0)?;
     system.sync(file)
 }
 

@@ -14,18 +14,18 @@
 
 use std::fs::{self, Permissions};
 use std::io;
-use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::fs::{FileExt as _, PermissionsExt as _};
 use std::path::Path;
 
 use ronchi_pipeline::format::Manifest;
 use ronchi_pipeline::format::hdf5::Written;
-use ronchi_pipeline::{AXIS_MAX, Layout, NavShape, PixelType, Region, Scan, ScanOrder, SigShape};
+use ronchi_pipeline::{AXIS_MAX, Layout, NavShape, PixelType, Region, SECTOR_BYTES, Scan, ScanOrder, SigShape};
 use serde_json::{Value as Json, json};
 
 use super::error::{Context as _, StorageError};
 use super::file_system::{FileSystem, RealFiles};
 use super::files;
-use super::reader::Reader;
+use super::reader::{Reader, open_if_there};
 use content::Content;
 pub use content::MAPPINGS_MAX;
 use content::Pixels;
@@ -49,9 +49,23 @@ pub struct Companions {
 /// Writes the companions of a data set, replacing those that are there.
 ///
 /// # Errors
-/// It is no data set, or the disk refuses.
+/// It is no data set, the disk refuses, or a compressed segment has no HDF5 face: frames in it would read as zeros.
 pub fn write_companions(root: &Path) -> Result<Companions, StorageError> {
+    for tile in Reader::open(root)?.tiles().iter().filter(|tile| tile.array.is_packed) {
+        tile.segments()?.into_iter().try_for_each(|number| require_face(&tile.segment_file(number)?))?;
+    }
     write(&RealFiles, root, u64::MAX)
+}
+
+/// Refuses a packed segment of an early receiver.
+fn require_face(path: &Path) -> Result<(), StorageError> {
+    let mut page = [0; SECTOR_BYTES];
+    let Some(file) = open_if_there(path)? else { return Ok(()) }; // Made ahead, and not used.
+    file.read_exact_at(&mut page, SECTOR_BYTES as u64).context("read", path)?;
+    match page == [0; SECTOR_BYTES] {
+        true => Err(StorageError::NoFace { path: path.to_owned() }),
+        false => Ok(()),
+    }
 }
 
 /// Writes the companions of a data set that begins or ends. That they cannot be written is said, and harms nothing.
@@ -106,9 +120,6 @@ impl Description {
 fn write(system: &dyn FileSystem, root: &Path, links_max: u64) -> Result<Companions, StorageError> {
     let reader = Reader::open(root)?;
     let mut made = Companions::default();
-    if reader.tiles().iter().any(|tile| tile.array.is_packed) {
-        return Ok(made); // They point into segments at pixels that are not there: chunks are compressed.
-    }
     let Some(content) = Content::of(&reader) else { return Ok(made) };
     if let Some(file) = content.nexus(Pixels::Segments) {
         replace(system, &root.join("scan.nxs"), &file.bytes)?;

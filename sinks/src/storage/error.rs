@@ -81,6 +81,12 @@ pub enum StorageError {
         /// How many there are.
         count: usize,
     },
+    /// A packed segment whose page 1 is empty.
+    #[error("{path} has no HDF5 face, as an early receiver made it: `ronchi repair` gives it one")]
+    NoFace {
+        /// Which file.
+        path: PathBuf,
+    },
     /// The link of a segment does not lead to it: nothing is read or written there.
     #[error("{path} is a link to {target}, which is no segment of this data set: it must lead to <volume>/{expected}")]
     Elsewhere {

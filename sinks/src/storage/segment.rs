@@ -90,7 +90,8 @@ pub(super) struct News {
 
 /// What page 0 is to say, with the log records that go before it.
 pub(super) struct Publication {
-    pub(super) page: Box<Page>,
+    /// Pages with their offsets in the file: page 0, and of a packed segment page 1, which names the same chunks.
+    pub(super) pages: Vec<(u64, Box<Page>)>,
     pub(super) log: Vec<u8>,
     pub(super) frames: Vec<Range<usize>>,
 }

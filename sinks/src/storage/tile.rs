@@ -254,8 +254,7 @@ impl Tile {
         };
         self.note_refusal(number, file.as_ref().err());
         let (layout, announced) = (self.series.layout, &self.series.announced);
-        let form = (announced.encoding, announced.pixel.bytes());
-        let packed = self.packer.as_ref().map(|it| Packed::new(Arc::clone(it), (self.key, number), layout, form));
+        let packed = self.packer.as_ref().map(|it| Packed::new(Arc::clone(it), (self.key, number), layout, announced));
         let segment = Segment::new(self.key, number, layout, file, packed);
         self.open.insert(number, segment);
         let newest = self.newest.map_or(number, |newest| newest.max(number));
@@ -474,14 +473,15 @@ impl Tile {
             let is_final = cycle.goal == Goal::Seal;
             let publication = segment.publication(self.series.acquisition, self.series.link, is_final);
             frames = publication.frames;
-            let page = Action::Write(0, Bytes::Page(publication.page));
             if !publication.log.is_empty() && !self.is_small_broken {
                 let bytes = publication.log.len() as u64;
                 let action = Action::Write(self.log_bytes, Bytes::Small(publication.log));
                 self.log_bytes += bytes;
                 out.push(Op { file: self.log.clone(), action, tag: small_tag });
             }
-            out.push(Op { file, action: page, tag: page_tag });
+            let page = |(offset, page)| (file.clone(), Action::Write(offset, Bytes::Page(page)));
+            let pages = publication.pages.into_iter().map(page);
+            out.extend(pages.map(|(file, action)| Op { file, action, tag: page_tag }));
         }
         let mut small_ok = true;
         if self.is_table_broken {

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use ronchi_pipeline::format::{
     BlockSizes, DataSetState, DetectorInfo, FormatError, FramesArray, LAYOUT_VERSION, Manifest, PackedPage0, Page0,
-    TileInfo, Trailer, group_json, read_page1, uuid_text,
+    TileInfo, Trailer, group_json, read_packed_page1, read_page1, uuid_text,
 };
 use ronchi_pipeline::{Layout, PixelType, SECTOR_BYTES, SigShape};
 use serde_json::{Value, json};
@@ -294,7 +294,7 @@ fn read_array(dir: &Path) -> Option<FramesArray> {
 fn face(dir: &Path) -> Result<Option<Face>, StorageError> {
     let c = dir.join("c");
     let numbers = if c.is_dir() { files::numbered(&c)? } else { Vec::new() };
-    // Packed segments do not tell their shape; their array does.
+    // Packed segments of early receivers do not tell their shape; their array does.
     let packed = read_array(dir).filter(|array| array.is_packed);
     Ok(numbers.into_iter().map(|number| c.join(number.to_string()).join("0/0")).find_map(|path| match &packed {
         Some(array) => read_packed_face(&path, array.tile, array.pixel),
@@ -306,6 +306,9 @@ fn read_face(path: &Path) -> Option<Face> {
     let mut pages = [0; 2 * SECTOR_BYTES];
     File::open(path).ok()?.read_exact_at(&mut pages, 0).ok()?;
     let (page0, page1) = pages.split_at(SECTOR_BYTES);
+    if let Ok((frames, shape, pixel)) = read_packed_page1(page1) {
+        return read_packed_face(path, shape, pixel).filter(|face| face.layout.frames_per_segment() == frames);
+    }
     let (frames, shape, pixel) = read_page1(page1).ok()?;
     let frame_bytes = shape.pixel_count() * pixel.bytes() as u64;
     let page = Page0::decode(page0, frame_bytes).ok()?;
@@ -315,7 +318,7 @@ fn read_face(path: &Path) -> Option<Face> {
     is_consistent.then_some(Face { trailer: page.trailer, shape, pixel, layout, is_packed: false })
 }
 
-/// As [`face`], of a tile with packed segments: these do not tell their shape, the manifest does.
+/// As [`face`], of a tile with packed segments: those of early receivers do not tell their shape, the manifest does.
 fn packed_face(manifest: &Manifest, shape: SigShape, dir: &Path) -> Result<Option<Face>, StorageError> {
     let Some(pixel) = PixelType::from_numpy_name(&manifest.detector.pixel) else { return Ok(None) };
     let c = dir.join("c");

@@ -4,7 +4,7 @@
 //! A version is proved by the checksum of its bytes as stored. Frames that are not in it are zeros; nothing is zeroed, and
 //! no chunk is compressed again. Versions are never overwritten, so an older one is there when the newest is torn.
 
-use ronchi_pipeline::format::{PackedChunk, PackedPage0, Page0, blosc};
+use ronchi_pipeline::format::{PackedChunk, PackedPage0, Page0, blosc, packed_page1};
 use ronchi_pipeline::{CrcJoin, SECTOR_BYTES, crc32c};
 
 use super::Job;
@@ -97,7 +97,7 @@ impl Job<'_> {
         Ok(())
     }
 
-    /// Length, empty page 1, and page 0 with the places that are kept.
+    /// Length, and pages 0 and 1 with the places that are kept.
     pub(super) fn seal_packed(
         &mut self,
         tile: &TileRepair,
@@ -110,7 +110,8 @@ impl Job<'_> {
             segment.file.set_len(end).context("resize", &segment.path)?;
         }
         let page0 = PackedPage0 { trailer: segment.trailer(tile), chunks: places.kept.clone() };
-        self.put_pages(segment, &[0; SECTOR_BYTES], &page0.encode())
+        let page1 = packed_page1(&tile.layout, (tile.shape, tile.pixel), &places.kept, true);
+        self.put_pages(segment, &page1, &page0.encode())
     }
 }
 

@@ -18,8 +18,8 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::ops::Range;
 use std::sync::Arc;
 
-use ronchi_pipeline::format::{PackedChunk, PackedPage0, Trailer};
-use ronchi_pipeline::{Block, DATA_OFFSET, Encoding, Layout, SECTOR_BYTES};
+use ronchi_pipeline::format::{PackedChunk, PackedPage0, Trailer, packed_page1};
+use ronchi_pipeline::{Announcement, Block, DATA_OFFSET, Encoding, Layout, PixelType, SECTOR_BYTES, SigShape};
 
 use super::{News, Segment, Settled};
 use crate::storage::disk::{Bytes, Op, Purpose};
@@ -77,7 +77,8 @@ pub(in crate::storage) struct Packed {
     key: PackKey,
     layout: Layout,
     encoding: Encoding,
-    item_bytes: usize,
+    shape: SigShape,
+    pixel: PixelType,
     cursor: u64,
     chunks: Vec<Chunk>,
     assemblies: BTreeMap<usize, Assembly>,
@@ -98,8 +99,9 @@ impl Packed {
         packer: Arc<Packer>,
         (tile, segment): (u64, u64),
         layout: Layout,
-        (encoding, item_bytes): (Encoding, usize),
+        announced: &Announcement,
     ) -> Self {
+        let region = announced.region;
         let chunks = (0..layout.chunks_per_segment).map(|_| Chunk::default()).collect();
         let key = PackKey { tile, segment, version: 0 };
         let (assemblies, versions, next_version, unsynced, syncing, due, flush) = Default::default();
@@ -108,8 +110,9 @@ impl Packed {
             packer,
             key,
             layout,
-            encoding,
-            item_bytes,
+            encoding: announced.encoding,
+            shape: SigShape { height: region.height, width: region.width },
+            pixel: announced.pixel,
             cursor,
             chunks,
             assemblies,
@@ -275,7 +278,7 @@ impl Packed {
             self.next_version = self.next_version.wrapping_add(1);
             let parts = std::mem::take(&mut chunk.parts);
             self.versions.insert(version, Version { chunk: number, parts, place: None });
-            let (key, layout, item_bytes) = (PackKey { version, ..self.key }, self.layout, self.item_bytes);
+            let (key, layout, item_bytes) = (PackKey { version, ..self.key }, self.layout, self.pixel.bytes());
             done.extend(self.packer.submit(PackJob { key, content, layout, item_bytes, out }));
         }
         done
@@ -360,9 +363,11 @@ impl Packed {
         self.chunks[number].place
     }
 
-    /// Page 0 with every chunk that is on disk.
-    pub(super) fn page(&self, trailer: Trailer) -> Box<[u8; SECTOR_BYTES]> {
-        PackedPage0 { trailer, chunks: self.chunks.iter().map(|chunk| chunk.place).collect() }.encode()
+    /// Pages 0 and 1 with every chunk that is on disk.
+    pub(super) fn pages(&self, trailer: Trailer) -> [Box<[u8; SECTOR_BYTES]>; 2] {
+        let page0 = PackedPage0 { trailer, chunks: self.chunks.iter().map(|chunk| chunk.place).collect() };
+        let page1 = packed_page1(&self.layout, (self.shape, self.pixel), &page0.chunks, trailer.is_sealed);
+        [page0.encode(), page1]
     }
 
     /// Bytes of the file that are in use.
@@ -386,9 +391,9 @@ impl Segment {
         }
     }
 
-    /// Bytes of the file that are in use, where that is less than its full length.
+    /// Bytes of the file that are in use, where what is behind them may go: page 1 of a sealed segment needs no more.
     pub(in crate::storage) fn packed_end(&self) -> Option<u64> {
-        self.packed.as_ref().map(Packed::end)
+        self.packed.as_ref().filter(|_| self.poison.is_none()).map(Packed::end)
     }
 
     /// Hands chunks that are due to compression, as far as there is room.

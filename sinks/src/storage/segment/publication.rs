@@ -42,11 +42,12 @@ impl Segment {
             frames_written: frames_written as u32,
             frames_per_chunk: self.layout.frames_per_chunk,
         };
-        let bytes = match &self.packed {
-            Some(packed) => packed.page(trailer),
-            None => Page0 { trailer, chunks: self.chunks.clone() }.encode(self.layout.frame_bytes),
+        let pages = match &self.packed {
+            Some(packed) => packed.pages(trailer).to_vec(),
+            None => vec![Page0 { trailer, chunks: self.chunks.clone() }.encode(self.layout.frame_bytes)],
         };
-        Publication { page: Box::new(Page(*bytes)), log, frames: std::mem::take(&mut self.completed) }
+        let pages = pages.into_iter().zip(0..).map(|(page, number)| (number * SECTOR, Box::new(Page(*page)))).collect();
+        Publication { pages, log, frames: std::mem::take(&mut self.completed) }
     }
 
     /// Frames present in a chunk, and its entry: checksums of frames joined, zeros where frames are missing.

@@ -113,13 +113,14 @@ impl Audit<'_> {
             return false;
         };
         let Some((bytes, file)) = self.open_segment(subject, number, &name) else { return false };
-        self.check_page1(subject, &file, &name);
         if !subject.tile.array.is_packed {
+            self.check_page1(subject, &file, &name);
             self.check_length(subject, &file, bytes, &name);
         }
         let Some((page, places)) = self.read_page0(subject, &file, &name, number) else { return false };
         if let Some(places) = &places {
             self.check_places(places, bytes, &name);
+            self.check_packed_page1(subject, &file, (&page, places), &name);
         }
         let is_sealed = page.trailer.is_sealed;
         let limit = if self.condition.is_finished() { subject.tile.array.frame_count } else { subject.promised };
@@ -181,7 +182,7 @@ impl Audit<'_> {
         None
     }
 
-    /// The HDF5 face follows from the array's metadata, byte for byte; a packed segment has none.
+    /// The HDF5 face follows from the array's metadata, byte for byte.
     fn check_page1(&mut self, subject: &Subject, file: &File, name: &Path) {
         let array = &subject.tile.array;
         let mut found: Page = [0; SECTOR];
@@ -190,10 +191,7 @@ impl Audit<'_> {
             return;
         }
         self.report.bytes += SECTOR as u64;
-        let expected = match array.is_packed {
-            true => Box::new([0; SECTOR]),
-            false => page1(array.layout.frames_per_segment(), array.tile, array.pixel),
-        };
+        let expected = page1(array.layout.frames_per_segment(), array.tile, array.pixel);
         if let Some(at) = first_difference(&found, &expected) {
             let what = format!("page 1, byte {}", SECTOR + at);
             self.report.flaw(name, what, found[at], format_args!("{}, as the shape says", expected[at]));

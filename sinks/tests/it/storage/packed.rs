@@ -5,9 +5,9 @@ use std::os::unix::fs::FileExt as _;
 use std::path::Path;
 
 use proptest::prelude::*;
-use ronchi_pipeline::format::{DataSetState, PackedChunk, PackedPage0};
+use ronchi_pipeline::format::{DataSetState, PackedChunk, PackedPage0, packed_page1, read_packed_page1};
 use ronchi_pipeline::{FrameFlag, Region, SigShape};
-use ronchi_sinks::storage::{DiskChoice, ReadPlan, Reader, Repair, RepairPlan, StorageError, repair};
+use ronchi_sinks::storage::{DiskChoice, ReadPlan, Reader, Repair, RepairPlan, StorageError, repair, write_companions};
 
 use super::rig::{Feed, Rig, Written, check, cut, pixels};
 
@@ -24,7 +24,7 @@ fn sig(height: u32, width: u32) -> SigShape {
 
 fn page(path: &Path, frame_bytes: u64) -> PackedPage0 {
     let bytes = fs::read(path).expect("segment");
-    assert!(bytes[4096..8192].iter().all(|&byte| byte == 0), "there is no HDF5 face");
+    assert!(read_packed_page1(&bytes[4096..8192]).is_ok(), "there is an HDF5 face");
     PackedPage0::decode(&bytes, frame_bytes).expect("page 0")
 }
 
@@ -208,6 +208,64 @@ fn repair_rebuilds_what_describes_chunks() {
     file.write_all_at(&[0xee; 4096], 0).expect("torn");
     let done = run_repair(&written.path);
     assert_eq!((done.present, done.lost), (27, 0), "page 0 is torn");
+}
+
+/// Both what tells the shape of frames may be lost at once: page 1 has it as well. What it says goes with page 0, from the
+/// first version of the page on, and any other byte in it is found and put right.
+#[test]
+fn page_1_tells_the_shape_and_the_chunks() {
+    let shape = sig(9, 131);
+    let rig = || Rig::new(shape, ">u2", 4, 3, Some(30)).packed(1);
+    let written = rig().write(&cut(0, 0..27, 4, |_| false));
+    let path = written.path.join("frames/c/0/0/0");
+    let good = fs::read(&path).expect("segment");
+    let (layout, pixel) = (written.series[0].layout, written.series[0].announced.pixel);
+    let expected = packed_page1(&layout, (shape, pixel), &chunks(&written, 0), true);
+    assert_eq!(good[4096..8192], expected[..]);
+    for lost in ["zarr.json", "frames/zarr.json"] {
+        fs::remove_file(written.path.join(lost)).expect("removed");
+    }
+    assert_eq!(run_repair(&written.path).present, 27);
+    let file = File::options().write(true).open(&path).expect("segment");
+    for at in (4096..8192).step_by(13) {
+        file.write_all_at(&[good[at] ^ 0x40], at as u64).expect("flipped");
+        assert!(!check(&written.path).is_intact(), "byte {at}");
+        assert_eq!(run_repair(&written.path).present, 27);
+        assert_eq!(fs::read(&path).expect("segment"), good);
+    }
+    let mut rig = rig();
+    rig.during = Some(Box::new(|path| {
+        let start = std::time::Instant::now();
+        let first = path.join("frames/c/0/0/0");
+        let told = || fs::read(&first).ok().and_then(|bytes| read_packed_page1(&bytes[4096..8192]).ok());
+        while told().is_none() {
+            assert!(start.elapsed().as_secs() < 30, "no segment has been made");
+            std::thread::yield_now();
+        }
+        assert_eq!(told().map(|(frames, shape, _)| (frames, shape)), Some((12, sig(9, 131))));
+    }));
+    rig.write(&cut(0, 0..27, 4, |_| false)).check_clean();
+}
+
+/// Segments of early receivers have an empty page 1: intact, but no companion shows their frames as zeros. Repair
+/// gives them the page.
+#[test]
+fn an_empty_page_1_is_no_damage() {
+    let written = Rig::new(sig(9, 131), "<u2", 4, 3, Some(30)).packed(1).write(&cut(0, 0..30, 4, |_| false));
+    let segments: Vec<_> = (0..3).map(|number| written.path.join(format!("frames/c/{number}/0/0"))).collect();
+    let good: Vec<_> = segments.iter().map(|path| fs::read(path).expect("segment")).collect();
+    for path in &segments {
+        let file = File::options().write(true).open(path).expect("segment");
+        file.write_all_at(&[0; 4096], 4096).expect("emptied");
+    }
+    assert!(check(&written.path).is_intact());
+    let refused = write_companions(&written.path).expect_err("refused").to_string();
+    assert!(refused.contains("frames/c/0/0/0 has no HDF5 face"), "{refused}");
+    assert_eq!(run_repair(&written.path).present, 30);
+    for (path, good) in segments.iter().zip(&good) {
+        assert_eq!(&fs::read(path).expect("segment"), good);
+    }
+    assert!(write_companions(&written.path).expect("companions").nexus);
 }
 
 /// Runs need no page 0: where it is torn, the log names the chunks; a damaged one costs its frames.

@@ -1,12 +1,18 @@
 //! What is different in packed segments: places of chunks, and chunks that are compressed.
 
+use std::fs::File;
 use std::ops::Range;
+use std::os::unix::fs::FileExt as _;
 use std::path::Path;
 
 use ronchi_pipeline::DATA_OFFSET;
-use ronchi_pipeline::format::{FormatError, FramesArray, PackedChunk, PackedPage0, Page0};
+use ronchi_pipeline::format::{
+    FormatError, FramesArray, PackedChunk, PackedPage0, Page0, packed_page1, read_packed_page1,
+};
 
-use super::{Audit, Buffers, Page, Segment, chunk_name};
+use super::{
+    Audit, Buffers, Condition, PAGE_PAUSE, PAGE_READS_MAX, Page, SECTOR, Segment, Subject, chunk_name, first_difference,
+};
 
 /// Page 0 with the checksums of chunks, and their places if they have no fixed ones.
 pub(super) type PageAndPlaces = (Page0, Option<Vec<Option<PackedChunk>>>);
@@ -27,6 +33,60 @@ impl Audit<'_> {
             }
             from = chunk.end();
         }
+    }
+
+    /// The HDF5 face of a packed segment has the shape of the array, and of a segment that is final the chunks of page 0.
+    pub(super) fn check_packed_page1(
+        &mut self,
+        subject: &Subject,
+        file: &File,
+        (page0, places): (&Page0, &[Option<PackedChunk>]),
+        name: &Path,
+    ) {
+        if self.condition == Condition::Died {
+            return; // A power cut may leave half of it; it proves nothing, and `repair` writes it anew.
+        }
+        let Some(found) = self.read_packed_page1(file, name) else { return };
+        let FramesArray { layout, tile, pixel, .. } = subject.tile.array;
+        let (first, n) = (page0.trailer.first_frame, layout.frames_per_segment());
+        let is_settled = page0.trailer.is_sealed && !subject.gaps.may_be_refused(&(first..first + n));
+        if self.condition.is_finished() && is_settled {
+            let expected = packed_page1(&layout, (tile, pixel), places, true);
+            if let Some(at) = first_difference(&found, &expected) {
+                let expected = format_args!("{}, as the shape and page 0 say", expected[at]);
+                self.report.flaw(name, format_args!("page 1, byte {}", SECTOR + at), found[at], expected);
+            }
+            return;
+        }
+        // Both pages are written with each publication: one of them may be ahead of the other.
+        match read_packed_page1(&found) {
+            Ok(told) if told == (n, tile, pixel) => {}
+            Ok((frames, ..)) => {
+                let found = format_args!("a dataset of {frames} frames");
+                self.report.flaw(name, "page 1", found, format_args!("{n} frames of shape and type of the array"));
+            }
+            Err(error) => self.report.flaw(name, "page 1", error, "headers and chunk index"),
+        }
+    }
+
+    /// Page 1, as soon as it holds together if it is being written; `None` where an early receiver left it empty.
+    fn read_packed_page1(&mut self, file: &File, name: &Path) -> Option<Page> {
+        let mut found: Page = [0; SECTOR];
+        let reads = if self.condition == Condition::Running { PAGE_READS_MAX } else { 1 };
+        for read in 0..reads {
+            if read > 0 {
+                std::thread::sleep(PAGE_PAUSE);
+            }
+            if let Err(error) = file.read_exact_at(&mut found, SECTOR as u64) {
+                self.report.flaw(name, "page 1", error, "4096 bytes");
+                return None;
+            }
+            if found == [0; SECTOR] || read_packed_page1(&found).is_ok() {
+                break;
+            }
+        }
+        self.report.bytes += SECTOR as u64;
+        (found != [0; SECTOR]).then_some(found)
     }
 
     /// Reads a compressed chunk and takes the checksums of its frames; returns that of its bytes as stored. Where that is
