@@ -20,91 +20,34 @@
 //! frames lie side by side in a register: every listed pixel costs one multiplication for eight frames. More frames would meet in
 //! the same sets of the first-level cache, because frames of common sizes are multiples of 4 KiB apart.
 
+mod pieces;
 mod rows;
 
-use super::dot::{LINE, OCTET, Stack};
+use super::dot::{OCTET, Stack};
 use super::exact::Exact;
 use super::vector::Multiply;
+pub(super) use pieces::Singles;
+use pieces::{Ahead, Piece, Pieces, Place, Room, largest_bits};
 pub(super) use rows::FloatRows;
-use rows::{Group, Way};
+use rows::{Aligned, Group, Way};
 
 /// Pixels of a block.
 const BLOCK_PIXELS: usize = 8;
-/// Blocks in a chunk: what is decoded of eight frames at a time, and the weights of some rows, stay in the first-level cache.
+/// Blocks in a chunk: what is read of eight frames at a time, and the weights of some rows, stay in the first-level cache.
 const CHUNK_BLOCKS: usize = 32;
 const CHUNK_PIXELS: usize = CHUNK_BLOCKS * BLOCK_PIXELS;
 /// Frames multiplied with the weights of a chunk before the next chunk has its turn: weights of many rows come from afar.
 const FRAMES: usize = 32;
 /// Rows multiplied together.
 const GROUP_ROWS: usize = 4;
-/// Frames multiplied with four rows at a time: as many sums as there are registers for.
+/// Frames multiplied with four rows at a time: as many sums as it takes that none waits for the one before.
 const ABREAST: usize = 2;
+/// Groups whose weights stay in the first-level cache.
+const NEAR_GROUPS: usize = 4;
+/// Blocks multiplied between two requests to memory.
+const STEP: usize = 8;
 /// Sums of single precision do not overflow below: larger pixels are added one by one.
 const LARGEST: f32 = 1.2e30;
-
-/// A pixel as one or two numbers in single precision, lowest first, that make it up exactly.
-pub(super) trait Singles {
-    /// Bytes of a pixel.
-    const BYTES: usize;
-    /// Number of planes.
-    const PLANES: usize;
-    /// What a pixel's number in the second plane counts.
-    const SCALE: f64;
-
-    fn decode_singles<const BIG: bool>(bytes: &[u8], plane: usize, singles: &mut [f32]);
-
-    /// Whether pixels may be something that sums cannot take.
-    const IS_ODD: bool = false;
-}
-
-macro_rules! integer_singles {
-    ($pixel:ty, $planes:expr, |$value:ident, $plane:ident| $single:expr) => {
-        impl Singles for $pixel {
-            const BYTES: usize = size_of::<$pixel>();
-            const PLANES: usize = $planes;
-            const SCALE: f64 = 65_536.0;
-
-            #[inline(always)]
-            fn decode_singles<const BIG: bool>(bytes: &[u8], $plane: usize, singles: &mut [f32]) {
-                const BYTES: usize = size_of::<$pixel>();
-                for (single, &bytes) in singles.iter_mut().zip(bytes.as_chunks::<BYTES>().0) {
-                    let $value = if BIG { <$pixel>::from_be_bytes(bytes) } else { <$pixel>::from_le_bytes(bytes) };
-                    *single = $single;
-                }
-            }
-        }
-    };
-}
-
-integer_singles!(u8, 1, |value, _plane| f32::from(value));
-integer_singles!(u16, 1, |value, _plane| f32::from(value));
-integer_singles!(u32, 2, |value, plane| f32::from((value >> (16 * plane as u32)) as u16));
-
-impl Singles for f32 {
-    const BYTES: usize = 4;
-    const PLANES: usize = 1;
-    const SCALE: f64 = 0.0;
-    const IS_ODD: bool = true;
-
-    #[inline(always)]
-    fn decode_singles<const BIG: bool>(bytes: &[u8], _: usize, singles: &mut [f32]) {
-        for (single, &bytes) in singles.iter_mut().zip(bytes.as_chunks::<4>().0) {
-            *single = if BIG { f32::from_be_bytes(bytes) } else { f32::from_le_bytes(bytes) };
-        }
-    }
-}
-
-/// A chunk of one frame, decoded.
-#[repr(align(64))]
-#[derive(Debug, Clone, Copy)]
-struct Piece([f32; CHUNK_PIXELS]);
-
-impl Piece {
-    #[inline(always)]
-    fn block(&self, number: usize) -> &[f32; BLOCK_PIXELS] {
-        &self.0.as_chunks().0[number % CHUNK_BLOCKS]
-    }
-}
 
 /// The same chunk of eight frames, pixel by pixel.
 #[repr(align(64))]
@@ -129,7 +72,8 @@ struct Odd {
 /// Sums of rows of weights over frames; scratch of one reducer.
 #[derive(Debug)]
 pub(super) struct FloatDots {
-    pieces: Box<[Piece; OCTET]>,
+    rooms: Box<[Room; OCTET]>,
+    singles: Box<[[[f32; BLOCK_PIXELS]; CHUNK_BLOCKS]; OCTET]>,
     lanes: Box<Lanes>,
     odd: Vec<Odd>,
     /// Of rows that are multiplied along pixels, by octet, plane, row, frame.
@@ -144,7 +88,8 @@ pub(super) struct FloatDots {
 impl FloatDots {
     pub(super) fn new() -> Self {
         Self {
-            pieces: Box::new([Piece([0.0; CHUNK_PIXELS]); OCTET]),
+            rooms: Box::new([Room([0; CHUNK_PIXELS * size_of::<f32>()]); OCTET]),
+            singles: Box::new([[[0.0; BLOCK_PIXELS]; CHUNK_BLOCKS]; OCTET]),
             lanes: Box::new(Lanes([[0.0; OCTET]; CHUNK_PIXELS])),
             odd: Vec::new(),
             along: Vec::new(),
@@ -200,40 +145,107 @@ impl FloatDots {
         (octet, chunk): (usize, usize),
     ) {
         let groups = rows.groups(chunk);
-        let Some(last) = groups.last() else { return };
-        ask_for_next::<P>(vector, rows, stack, (octet, chunk));
+        if groups.is_empty() {
+            return;
+        }
+        let (has_fours, has_ones) =
+            (groups.iter().any(|group| group.count > 1), groups.iter().any(|group| group.count == 1));
+        let (place, count) = (Place { octet, chunk }, stack.positions.len() - octet * OCTET);
+        let first_row = |plane: usize| (octet * P::PLANES + plane) * rows.len();
+        let mut used = 0;
+        let along_count = groups.partition_point(|group| group.way != Way::Listed);
+        for batch in 0..along_count.div_ceil(NEAR_GROUPS).max(1) {
+            let groups = &groups[batch * NEAR_GROUPS..along_count.min((batch + 1) * NEAR_GROUPS)];
+            for first in (0..OCTET).step_by(ABREAST) {
+                if batch == 0 && (P::IS_ODD || !place.is_whole::<P>(stack)) {
+                    used |= self.take_rooms::<P, BIG>(stack, place, first);
+                }
+                if first >= count || !has_fours {
+                    continue;
+                }
+                let pieces = Pieces::<P, BIG, ABREAST>::new(stack, place, first, (&self.rooms, used));
+                // Only half of an octet: more would meet in the same sets of a cache.
+                let mut ahead =
+                    if batch == 0 { place.ahead::<P, _>(rows, stack, first + OCTET / 2) } else { Default::default() };
+                for group in groups.iter().filter(|group| group.count > 1) {
+                    for plane in 0..P::PLANES {
+                        let along = &mut self.along[first_row(plane) * OCTET + first..];
+                        pieces.multiply_four(vector, rows, (group, plane), std::mem::take(&mut ahead), along);
+                    }
+                }
+            }
+        }
+        if has_ones {
+            let ahead = if has_fours { Ahead::default() } else { place.ahead::<P, _>(rows, stack, OCTET) };
+            self.multiply_octet::<P, BIG>(vector, rows, stack, (place, used), ahead);
+        }
+        if !self.odd.is_empty() {
+            self.add_odd(rows, groups, first_row(0));
+        }
+    }
+
+    /// Rows that are multiplied with eight frames at a time.
+    #[inline(always)]
+    fn multiply_octet<P: Singles, const BIG: bool>(
+        &mut self,
+        vector: impl Multiply,
+        rows: &FloatRows,
+        stack: &Stack<'_>,
+        (place, used): (Place, u32),
+        mut ahead: Ahead<'_, OCTET>,
+    ) {
+        let groups = rows.groups(place.chunk);
+        let first_row = |plane: usize| (place.octet * P::PLANES + plane) * rows.len();
+        let pieces = Pieces::<P, BIG, OCTET>::new(stack, place, 0, (&self.rooms, used));
+        let (along, listed) = groups.split_at(groups.partition_point(|group| group.way != Way::Listed));
         for plane in 0..P::PLANES {
-            for lane in 0..OCTET {
-                let start = chunk * CHUNK_PIXELS * P::BYTES;
-                let bytes = stack.piece(octet * OCTET + lane, start, CHUNK_PIXELS * P::BYTES);
-                P::decode_singles::<BIG>(bytes, plane, &mut self.pieces[lane].0);
+            for group in along.iter().filter(|group| group.count == 1) {
+                let sums = &mut self.along[(first_row(plane) + group.rows[0] as usize) * OCTET..][..OCTET];
+                pieces.multiply_one(vector, rows, (group, plane), std::mem::take(&mut ahead), sums);
             }
-            if P::IS_ODD {
-                self.set_odd_apart();
-            }
-            if last.way == Way::Listed {
-                self.transpose(vector);
-            }
-            let first_row = (octet * P::PLANES + plane) * rows.len();
-            for group in groups {
-                self.multiply_group(vector, rows, group, first_row);
-            }
-            if !self.odd.is_empty() {
-                self.add_odd(rows, groups, first_row);
+            if !listed.is_empty() {
+                pieces.transpose(vector, plane, std::mem::take(&mut ahead), (&mut self.singles, &mut self.lanes));
+                for group in listed {
+                    let sums = &mut self.listed[first_row(plane) + group.rows[0] as usize];
+                    let weights = &rows.listed[group.weights as usize..];
+                    multiply_listed(vector, rows.entries(group), weights, &self.lanes, sums);
+                }
             }
         }
     }
 
-    /// Takes pixels out that cannot be added with others (I2).
+    /// Copies the pieces of [`ABREAST`] lanes that are shorter than a chunk, or have pixels that cannot be added with others, and takes
+    /// those out (I2). Bit `i` of what it returns says whether that of lane `i` was copied.
     #[inline(always)]
-    fn set_odd_apart(&mut self) {
-        for (lane, piece) in self.pieces.iter_mut().enumerate() {
-            let is_plain = |single: &f32| single.abs() < LARGEST;
-            if piece.0.iter().fold(true, |all, single| all & is_plain(single)) {
+    fn take_rooms<P: Singles, const BIG: bool>(&mut self, stack: &Stack<'_>, place: Place, first: usize) -> u32 {
+        let mut used = 0;
+        for lane in first..first + ABREAST {
+            let piece = place.whole_piece::<P>(stack, lane);
+            if piece.is_some_and(|piece| !P::IS_ODD || largest_bits::<P, BIG>(piece) < LARGEST.to_bits()) {
                 continue;
             }
-            for (pixel, single) in piece.0.iter_mut().enumerate().filter(|(_, single)| !is_plain(single)) {
-                self.odd.push(Odd { lane, pixel, value: std::mem::take(single) });
+            used |= 1 << lane;
+            let bytes = place.piece::<P>(stack, lane);
+            let room = &mut self.rooms[lane].0;
+            room[bytes.len()..].fill(0);
+            room[..bytes.len()].copy_from_slice(bytes);
+            if P::IS_ODD {
+                self.set_odd_apart::<P, BIG>(lane);
+            }
+        }
+        used
+    }
+
+    #[cold]
+    fn set_odd_apart<P: Singles, const BIG: bool>(&mut self, lane: usize) {
+        let bytes = size_of::<P::Bytes>();
+        let piece: Piece<P> = *self.rooms[lane].piece::<P>();
+        for (pixel, &of_pixel) in piece.as_flattened().iter().enumerate() {
+            let value = P::single::<BIG>(of_pixel, 0);
+            let is_plain = value.abs() < LARGEST; // NaN is not.
+            if !is_plain {
+                self.odd.push(Odd { lane, pixel, value });
+                self.rooms[lane].0[pixel * bytes..][..bytes].fill(0);
             }
         }
     }
@@ -257,51 +269,6 @@ impl FloatDots {
         }
     }
 
-    #[inline(always)]
-    fn transpose(&mut self, vector: impl Multiply) {
-        for block in 0..CHUNK_PIXELS / OCTET {
-            // One by one: a closure might be left out of the function that has the vector instructions.
-            let pieces = &*self.pieces;
-            let mut rows = [pieces[0].block(block); OCTET];
-            for (row, piece) in rows.iter_mut().zip(pieces) {
-                *row = piece.block(block);
-            }
-            vector.transpose(rows, &mut self.lanes.0.as_chunks_mut::<OCTET>().0[block]);
-        }
-    }
-
-    #[inline(always)]
-    fn multiply_group<V: Multiply>(&mut self, vector: V, rows: &FloatRows, group: &Group, first_row: usize) {
-        if group.way == Way::Listed {
-            let sums = &mut self.listed[first_row + group.rows[0] as usize];
-            let weights = &rows.listed[group.weights as usize..];
-            return multiply_listed(vector, rows.entries(group), weights, &self.lanes, sums);
-        }
-        let at = first_row + group.rows[0] as usize;
-        let (entries, first) = (rows.entries(group), group.weights as usize);
-        if group.count == 1 {
-            let sums = &mut self.along[at * OCTET..][..OCTET];
-            match group.way {
-                Way::Single => multiply_single(vector, entries, &rows.single[first..], &self.pieces, sums),
-                _ => multiply_double(vector, entries, &rows.double[first..], &self.pieces, sums),
-            }
-            return;
-        }
-        let mut sums = [[[0.0; 4]; GROUP_ROWS]; OCTET];
-        match group.way {
-            Way::Single => multiply_four_singles(vector, entries, &rows.four_singles[first..], &self.pieces, &mut sums),
-            _ => multiply_four_doubles(vector, entries, &rows.four_doubles[first..], &self.pieces, &mut sums),
-        }
-        for (number, &row) in group.rows[..group.count].iter().enumerate() {
-            let at = (first_row + row as usize) * OCTET;
-            for (into, sums) in self.along[at..][..OCTET].iter_mut().zip(&sums) {
-                for (into, sum) in into.iter_mut().zip(sums[number]) {
-                    *into += sum;
-                }
-            }
-        }
-    }
-
     /// Joins lanes and planes of the sums of so many frames.
     fn finish<P: Singles>(&mut self, rows: &FloatRows, frame_count: usize) {
         for frame in 0..frame_count {
@@ -318,41 +285,135 @@ impl FloatDots {
     }
 }
 
-/// Asks memory for the chunk of eight frames that comes next.
-#[inline(always)]
-fn ask_for_next<P: Singles>(
-    vector: impl Multiply,
-    rows: &FloatRows,
-    stack: &Stack<'_>,
-    (octet, chunk): (usize, usize),
-) {
-    let is_last = (octet + 1) * OCTET >= stack.positions.len();
-    let (octet, chunk) = if is_last { (0, chunk + 1) } else { (octet + 1, chunk) };
-    if chunk == rows.chunk_count() {
-        return;
+impl<P: Singles, const BIG: bool> Pieces<'_, P, BIG, ABREAST> {
+    /// Adds products of four rows to sums by row, frame of eight.
+    #[inline(always)]
+    fn multiply_four(
+        &self,
+        vector: impl Multiply,
+        rows: &FloatRows,
+        (group, plane): (&Group, usize),
+        ahead: Ahead<'_, ABREAST>,
+        along: &mut [[f64; 4]],
+    ) {
+        let mut sums = [[[0.0; 4]; GROUP_ROWS]; ABREAST];
+        match group.way {
+            Way::Single => self.multiply_four_singles(vector, rows, (group, plane), ahead, &mut sums),
+            _ => self.multiply_four_doubles(vector, rows, (group, plane), ahead, &mut sums),
+        }
+        for (number, &row) in group.rows[..group.count].iter().enumerate() {
+            for (frame, sums) in sums.iter().enumerate() {
+                let into = &mut along[row as usize * OCTET + frame];
+                for (into, sum) in into.iter_mut().zip(sums[number]) {
+                    *into += sum;
+                }
+            }
+        }
     }
-    for lane in 0..OCTET {
-        let start = chunk * CHUNK_PIXELS * P::BYTES;
-        let bytes = stack.piece(octet * OCTET + lane, start, CHUNK_PIXELS * P::BYTES);
-        bytes.iter().step_by(LINE).for_each(|byte| vector.prefetch(byte));
+
+    #[inline(always)]
+    fn multiply_four_singles<V: Multiply>(
+        &self,
+        vector: V,
+        rows: &FloatRows,
+        (group, plane): (&Group, usize),
+        ahead: Ahead<'_, ABREAST>,
+        sums: &mut [[[f64; 4]; GROUP_ROWS]; ABREAST],
+    ) {
+        let mut lanes = [vector.no_four_singles(); ABREAST];
+        let entries = rows.entries(group);
+        let weights = &rows.four_singles[group.weights as usize..][..entries.len()];
+        if let Some(weights) = weights.first_chunk::<CHUNK_BLOCKS>() {
+            // The same without the list of blocks is faster.
+            for (step, weights) in weights.as_chunks::<STEP>().0.iter().enumerate() {
+                ahead.ask::<P>(vector, step);
+                for (at, weights) in weights.iter().enumerate() {
+                    self.add_four_singles(vector, &mut lanes, (step * STEP + at, plane), weights);
+                }
+            }
+        } else {
+            ahead.ask_all::<P>(vector);
+            for (&block, weights) in entries.iter().zip(weights) {
+                self.add_four_singles(vector, &mut lanes, (block.into(), plane), weights);
+            }
+        }
+        for (lanes, sums) in lanes.into_iter().zip(sums) {
+            *sums = vector.fold_four_singles(lanes);
+        }
+    }
+
+    #[inline(always)]
+    fn add_four_singles<V: Multiply>(
+        &self,
+        vector: V,
+        lanes: &mut [V::FourSingles; ABREAST],
+        (block, plane): (usize, usize),
+        Aligned(weights): &Aligned<[[f32; BLOCK_PIXELS]; GROUP_ROWS]>,
+    ) {
+        for (frame, lanes) in lanes.iter_mut().enumerate() {
+            *lanes = vector.add_four_singles(*lanes, &self.block(frame, block, plane), weights);
+        }
+    }
+
+    #[inline(always)]
+    fn multiply_four_doubles<V: Multiply>(
+        &self,
+        vector: V,
+        rows: &FloatRows,
+        (group, plane): (&Group, usize),
+        ahead: Ahead<'_, ABREAST>,
+        sums: &mut [[[f64; 4]; GROUP_ROWS]; ABREAST],
+    ) {
+        let mut lanes = [vector.no_four_doubles(); ABREAST];
+        let entries = rows.entries(group);
+        let weights = &rows.four_doubles[group.weights as usize..][..entries.len()];
+        ahead.ask_all::<P>(vector);
+        for (&block, Aligned(weights)) in entries.iter().zip(weights) {
+            for (frame, lanes) in lanes.iter_mut().enumerate() {
+                let pixels = self.block(frame, block.into(), plane);
+                for (pixels, weights) in pixels.as_chunks::<4>().0.iter().zip(weights) {
+                    *lanes = vector.add_four_doubles(*lanes, pixels, weights);
+                }
+            }
+        }
+        for (lanes, sums) in lanes.into_iter().zip(sums) {
+            *sums = vector.fold_four_doubles(lanes);
+        }
     }
 }
 
-/// Adds products of the blocks of one row with eight frames, in single precision.
-#[inline(always)]
-fn multiply_single<V: Multiply>(
-    vector: V,
-    entries: &[u16],
-    weights: &[[f32; BLOCK_PIXELS]],
-    pieces: &[Piece; OCTET],
-    sums: &mut [[f64; 4]],
-) {
-    for (pieces, sums) in pieces.as_chunks::<OCTET>().0.iter().zip(sums.as_chunks_mut::<OCTET>().0) {
+impl<P: Singles, const BIG: bool> Pieces<'_, P, BIG, OCTET> {
+    /// Adds products of one row to the sums of the frames.
+    #[inline(always)]
+    fn multiply_one<V: Multiply>(
+        &self,
+        vector: V,
+        rows: &FloatRows,
+        (group, plane): (&Group, usize),
+        ahead: Ahead<'_, OCTET>,
+        sums: &mut [[f64; 4]],
+    ) {
+        match group.way {
+            Way::Single => self.multiply_single(vector, rows, (group, plane), ahead, sums),
+            _ => self.multiply_double(vector, rows, (group, plane), ahead, sums),
+        }
+    }
+
+    #[inline(always)]
+    fn multiply_single<V: Multiply>(
+        &self,
+        vector: V,
+        rows: &FloatRows,
+        (group, plane): (&Group, usize),
+        ahead: Ahead<'_, OCTET>,
+        sums: &mut [[f64; 4]],
+    ) {
         let mut lanes = [vector.no_single(); OCTET];
-        for (&block, weights) in entries.iter().zip(weights) {
-            for (frame, piece) in pieces.iter().enumerate() {
-                let pixels = piece.block(block as usize);
-                lanes[frame] = vector.add_single(lanes[frame], pixels, weights);
+        let weights = &rows.single[group.weights as usize..];
+        ahead.ask_all::<P>(vector);
+        for (&block, Aligned(weights)) in rows.entries(group).iter().zip(weights) {
+            for (frame, lanes) in lanes.iter_mut().enumerate() {
+                *lanes = vector.add_single(*lanes, &self.block(frame, block.into(), plane), weights);
             }
         }
         for (lanes, sums) in lanes.into_iter().zip(sums) {
@@ -361,47 +422,24 @@ fn multiply_single<V: Multiply>(
             }
         }
     }
-}
 
-/// The same of four rows.
-#[inline(always)]
-fn multiply_four_singles<V: Multiply>(
-    vector: V,
-    entries: &[u16],
-    weights: &[[[f32; BLOCK_PIXELS]; GROUP_ROWS]],
-    pieces: &[Piece; OCTET],
-    sums: &mut [[[f64; 4]; GROUP_ROWS]; OCTET],
-) {
-    for (pieces, sums) in pieces.as_chunks::<ABREAST>().0.iter().zip(sums.as_chunks_mut::<ABREAST>().0) {
-        let mut lanes = [vector.no_four_singles(); ABREAST];
-        for (&block, weights) in entries.iter().zip(weights) {
-            for (frame, piece) in pieces.iter().enumerate() {
-                let pixels = piece.block(block as usize);
-                lanes[frame] = vector.add_four_singles(lanes[frame], pixels, weights);
-            }
-        }
-        for (lanes, sums) in lanes.into_iter().zip(sums) {
-            *sums = vector.fold_four_singles(lanes);
-        }
-    }
-}
-
-/// Adds products of the blocks of one row with eight frames, in double precision.
-#[inline(always)]
-fn multiply_double<V: Multiply>(
-    vector: V,
-    entries: &[u16],
-    weights: &[[[f64; 4]; 2]],
-    pieces: &[Piece; OCTET],
-    sums: &mut [[f64; 4]],
-) {
-    for (pieces, sums) in pieces.as_chunks::<OCTET>().0.iter().zip(sums.as_chunks_mut::<OCTET>().0) {
+    #[inline(always)]
+    fn multiply_double<V: Multiply>(
+        &self,
+        vector: V,
+        rows: &FloatRows,
+        (group, plane): (&Group, usize),
+        ahead: Ahead<'_, OCTET>,
+        sums: &mut [[f64; 4]],
+    ) {
         let mut lanes = [vector.no_double(); OCTET];
-        for (&block, weights) in entries.iter().zip(weights) {
-            for (half, weights) in weights.iter().enumerate() {
-                for (frame, piece) in pieces.iter().enumerate() {
-                    let pixels = piece.block(block as usize);
-                    lanes[frame] = vector.add_double(lanes[frame], &pixels.as_chunks::<4>().0[half], weights);
+        let weights = &rows.double[group.weights as usize..];
+        ahead.ask_all::<P>(vector);
+        for (&block, Aligned(weights)) in rows.entries(group).iter().zip(weights) {
+            for (frame, lanes) in lanes.iter_mut().enumerate() {
+                let pixels = self.block(frame, block.into(), plane);
+                for (pixels, weights) in pixels.as_chunks::<4>().0.iter().zip(weights) {
+                    *lanes = vector.add_double(*lanes, pixels, weights);
                 }
             }
         }
@@ -411,29 +449,30 @@ fn multiply_double<V: Multiply>(
             }
         }
     }
-}
 
-/// The same of four rows.
-#[inline(always)]
-fn multiply_four_doubles<V: Multiply>(
-    vector: V,
-    entries: &[u16],
-    weights: &[[[[f64; 4]; GROUP_ROWS]; 2]],
-    pieces: &[Piece; OCTET],
-    sums: &mut [[[f64; 4]; GROUP_ROWS]; OCTET],
-) {
-    for (pieces, sums) in pieces.as_chunks::<ABREAST>().0.iter().zip(sums.as_chunks_mut::<ABREAST>().0) {
-        let mut lanes = [vector.no_four_doubles(); ABREAST];
-        for (&block, weights) in entries.iter().zip(weights) {
-            for (half, weights) in weights.iter().enumerate() {
-                for (frame, piece) in pieces.iter().enumerate() {
-                    let pixels = piece.block(block as usize);
-                    lanes[frame] = vector.add_four_doubles(lanes[frame], &pixels.as_chunks::<4>().0[half], weights);
-                }
+    /// Lays the frames side by side.
+    #[inline(always)]
+    fn transpose(
+        &self,
+        vector: impl Multiply,
+        plane: usize,
+        ahead: Ahead<'_, OCTET>,
+        (singles, lanes): (&mut [[[f32; BLOCK_PIXELS]; CHUNK_BLOCKS]; OCTET], &mut Lanes),
+    ) {
+        ahead.ask_all::<P>(vector);
+        // One frame after the other: the same pixels of eight frames meet in the same sets of a cache.
+        for (piece, singles) in self.0.iter().zip(&mut *singles) {
+            for (single, &bytes) in singles.as_flattened_mut().iter_mut().zip(piece.as_flattened()) {
+                *single = P::single::<BIG>(bytes, plane);
             }
         }
-        for (lanes, sums) in lanes.into_iter().zip(sums) {
-            *sums = vector.fold_four_doubles(lanes);
+        for (block, columns) in lanes.0.as_chunks_mut::<OCTET>().0.iter_mut().enumerate() {
+            // A loop: a closure might be left out of the function that has the vector instructions.
+            let mut rows = [&singles[0][block]; OCTET];
+            for (row, singles) in rows.iter_mut().zip(&*singles) {
+                *row = &singles[block];
+            }
+            vector.transpose(rows, columns);
         }
     }
 }

@@ -12,6 +12,11 @@ pub(super) enum Way {
     Listed,
 }
 
+/// Aligned like a register, so that none is loaded from two cache lines.
+#[repr(align(32))]
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Aligned<T>(pub(super) T);
+
 /// Rows multiplied together over some blocks of a chunk.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Group {
@@ -28,11 +33,11 @@ pub(super) struct Group {
 #[derive(Debug, Clone)]
 pub(in super::super) struct FloatRows {
     pub(super) ways: Vec<Way>,
-    pub(super) single: Vec<[f32; BLOCK_PIXELS]>,
-    pub(super) four_singles: Vec<[[f32; BLOCK_PIXELS]; GROUP_ROWS]>,
+    pub(super) single: Vec<Aligned<[f32; BLOCK_PIXELS]>>,
+    pub(super) four_singles: Vec<Aligned<[[f32; BLOCK_PIXELS]; GROUP_ROWS]>>,
     /// By half of a block: so many pixels are as wide a register as a block in single precision.
-    pub(super) double: Vec<[[f64; 4]; 2]>,
-    pub(super) four_doubles: Vec<[[[f64; 4]; GROUP_ROWS]; 2]>,
+    pub(super) double: Vec<Aligned<[[f64; 4]; 2]>>,
+    pub(super) four_doubles: Vec<Aligned<[[[f64; 4]; GROUP_ROWS]; 2]>>,
     /// Weights of listed pixels.
     pub(super) listed: Vec<f64>,
     /// Numbers of blocks or pixels in their chunk.
@@ -134,10 +139,10 @@ impl FloatRows {
         let singles = four.map(|row| row.map(|weight| weight as f32));
         let halves = [0, 1].map(|half| four.map(|row| row.as_chunks::<4>().0[half]));
         match (way, count) {
-            (Way::Single, 1) => self.single.push(singles[0]),
-            (Way::Single, _) => self.four_singles.push(singles),
-            (_, 1) => self.double.push(halves.map(|[row, ..]| row)),
-            _ => self.four_doubles.push(halves),
+            (Way::Single, 1) => self.single.push(Aligned(singles[0])),
+            (Way::Single, _) => self.four_singles.push(Aligned(singles)),
+            (_, 1) => self.double.push(Aligned(halves.map(|[row, ..]| row))),
+            _ => self.four_doubles.push(Aligned(halves)),
         }
     }
 
@@ -167,10 +172,10 @@ impl FloatRows {
         let Ok(at) = self.entries(group).binary_search(&(wanted as u16)) else { return 0.0 };
         let at = group.weights as usize + at;
         match (group.way, group.count) {
-            (Way::Single, 1) => f64::from(self.single[at][lane]),
-            (Way::Single, _) => f64::from(self.four_singles[at][number][lane]),
-            (Way::Double, 1) => self.double[at][lane / 4][lane % 4],
-            (Way::Double, _) => self.four_doubles[at][lane / 4][number][lane % 4],
+            (Way::Single, 1) => f64::from(self.single[at].0[lane]),
+            (Way::Single, _) => f64::from(self.four_singles[at].0[number][lane]),
+            (Way::Double, 1) => self.double[at].0[lane / 4][lane % 4],
+            (Way::Double, _) => self.four_doubles[at].0[lane / 4][number][lane % 4],
             (Way::Listed, _) => self.listed[at],
         }
     }

@@ -33,8 +33,8 @@ fn run<P: Singles>(machine: Machine, rows: &FloatRows, stack: Stack<'_>) -> Vec<
     made.totals
 }
 
-/// Rows of all kinds: so many in single precision, so many in double, and one of which few pixels have weights.
-fn weights(pixel_count: usize, seed: u64, (singles, doubles): (usize, usize)) -> Vec<Vec<f64>> {
+/// Rows of all kinds: so many in single precision, in double, and of which few pixels have weights.
+fn weights(pixel_count: usize, seed: u64, (singles, doubles, listed): (usize, usize, usize)) -> Vec<Vec<f64>> {
     let mut state = seed | 1;
     let mut next = move || {
         state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
@@ -46,13 +46,13 @@ fn weights(pixel_count: usize, seed: u64, (singles, doubles): (usize, usize)) ->
         let is_in = |at: usize| row % 2 == 0 || (300..700).contains(&at);
         (0..pixel_count).map(|at| if is_in(at) { next() / 3.0 } else { 0.0 }).collect()
     }));
-    rows.push((0..pixel_count).map(|at| if at % 11 == 3 { next() } else { 0.0 }).collect());
+    rows.extend((0..listed).map(|_| (0..pixel_count).map(|at| if at % 11 == 3 { next() } else { 0.0 }).collect()));
     rows
 }
 
 /// Compares with sums made one by one, in double precision; the same bits on everything the processor can do, and for every
 /// frame by itself.
-fn check<P: Singles>(frames: &[Vec<f64>], counts: (usize, usize), seed: u64, bytes_of: impl Fn(f64) -> Vec<u8>) {
+fn check<P: Singles>(frames: &[Vec<f64>], counts: (usize, usize, usize), seed: u64, bytes_of: impl Fn(f64) -> Vec<u8>) {
     let pixel_count = frames[0].len();
     let weights = weights(pixel_count, seed, counts);
     let rows = FloatRows::new(
@@ -65,7 +65,7 @@ fn check<P: Singles>(frames: &[Vec<f64>], counts: (usize, usize), seed: u64, byt
     );
     assert_eq!(rows.ways.iter().filter(|&&way| way == Way::Single).count(), counts.0);
     let bytes: Vec<u8> = frames.iter().flatten().flat_map(|&pixel| bytes_of(pixel)).collect();
-    let (frame_bytes, positions) = (pixel_count * P::BYTES, (0..frames.len()).collect::<Vec<_>>());
+    let (frame_bytes, positions) = (pixel_count * size_of::<P::Bytes>(), (0..frames.len()).collect::<Vec<_>>());
     let stack = Stack { bytes: &bytes, frame_bytes, positions: &positions };
     let best = run::<P>(Machine::best(), &rows, stack);
     for machine in Machine::all() {
@@ -102,6 +102,7 @@ proptest! {
         frame_count in 1_usize..40,
         singles in 0_usize..7,
         doubles in 0_usize..7,
+        listed in 0_usize..3,
         seed in any::<u64>(),
     ) {
         let number = |frame: usize, at: usize| ((frame * 1009 + at) as u32).wrapping_mul(2_654_435_761) ^ seed as u32;
@@ -111,10 +112,11 @@ proptest! {
         };
         // So small a row may be listed, whatever its weights are.
         prop_assume!(singles == 0 || pixel_count >= 8);
-        check::<u8>(&frames(8), (singles, doubles), seed, |pixel| vec![pixel as u8]);
-        check::<u16>(&frames(16), (singles, doubles), seed, |pixel| (pixel as u16).to_be_bytes().to_vec());
-        check::<u32>(&frames(32), (singles, doubles), seed, |pixel| (pixel as u32).to_be_bytes().to_vec());
-        check::<f32>(&frames(24), (singles, doubles), seed, |pixel| (pixel as f32).to_be_bytes().to_vec());
+        prop_assume!(singles + doubles + listed > 0);
+        check::<u8>(&frames(8), (singles, doubles, listed), seed, |pixel| vec![pixel as u8]);
+        check::<u16>(&frames(16), (singles, doubles, listed), seed, |pixel| (pixel as u16).to_be_bytes().to_vec());
+        check::<u32>(&frames(32), (singles, doubles, listed), seed, |pixel| (pixel as u32).to_be_bytes().to_vec());
+        check::<f32>(&frames(24), (singles, doubles, listed), seed, |pixel| (pixel as f32).to_be_bytes().to_vec());
     }
 }
 
@@ -127,6 +129,6 @@ fn odd_numbers() {
             frames[2][at] = f64::from(odd);
         }
         frames[10] = vec![f64::from(odd); 900];
-        check::<f32>(&frames, (5, 4), 7, |pixel| (pixel as f32).to_be_bytes().to_vec());
+        check::<f32>(&frames, (5, 4, 1), 7, |pixel| (pixel as f32).to_be_bytes().to_vec());
     }
 }
