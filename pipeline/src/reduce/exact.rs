@@ -17,9 +17,6 @@ pub(super) const UNIT: i32 = -192;
 /// Additions a digit takes between two [`Exact::settle`]: each adds less than 2^32.
 pub(super) const ADDITIONS_MAX: u64 = 1 << 30;
 
-/// Numbers from here on, 2^100, are added in pieces.
-const LARGE: f64 = f64::from_bits((1023 + 100) << 52);
-
 pub(super) const NAN: u8 = 1;
 pub(super) const INFINITE: u8 = 2;
 pub(super) const MINUS_INFINITE: u8 = 4;
@@ -53,7 +50,7 @@ impl Exact {
         }
     }
 
-    /// Adds a number below 2^160 in magnitude; digits below 2^-192 are cut off. Limits as [`Self::add_f32`].
+    /// Adds a number below 2^190 in magnitude; digits below 2^-192 are cut off. Limits as [`Self::add_f32`].
     pub fn add_f64(&mut self, value: f64) {
         let bits = value.to_bits();
         let exponent = (bits >> 52 & 0x7ff) as i32;
@@ -61,23 +58,16 @@ impl Exact {
             self.flags |= flag_of(value);
             return;
         }
-        let mantissa = (bits & ((1 << 52) - 1)) | (u64::from(exponent != 0) << 52);
-        let place = exponent.max(1) - 1075 - UNIT;
-        let mantissa = if place >= 0 { mantissa } else { mantissa.checked_shr(place.unsigned_abs()).unwrap_or(0) };
-        let place = place.clamp(0, 288) as usize; // The bound of the doc line, so that three digits remain.
-        let shifted = i128::from(mantissa) << (place % 32);
-        self.add_digits(place / 32, if value < 0.0 { -shifted } else { shifted });
+        let (first, pieces) = split_f64(value);
+        for (digit, piece) in self.digits[first..].iter_mut().zip(pieces) {
+            *digit += piece;
+        }
     }
 
     /// One number below 2^190 in magnitude; what is below 2^-192 of it is cut off.
     pub(super) fn of(value: f64) -> Self {
         let mut sum = Self::default();
-        if value.is_finite() && value.abs() >= LARGE {
-            let exponent = (value.to_bits() >> 52 & 0x7ff) as i32 - 1075;
-            sum.add_integer(scale(value, -exponent) as i128, exponent);
-        } else {
-            sum.add_f64(value);
-        }
+        sum.add_f64(value);
         sum.settle();
         sum
     }
@@ -85,24 +75,17 @@ impl Exact {
     /// Adds `value * 2^exponent`, exactly; `exponent >= -192`, and the product stays below 2^160.
     pub fn add_integer(&mut self, value: i128, exponent: i32) {
         let place = (exponent - UNIT).max(0) as usize;
-        // In 32-bit pieces, so that shifting by a part of a digit loses nothing.
+        let sign = if value < 0 { -1 } else { 1 };
+        // In 32-bit pieces, so that shifting by a part of a digit loses nothing; the sign goes with each, as there is no room above.
         for piece in 0..4 {
-            let bits = value >> (32 * piece);
-            let bits = if piece < 3 { bits & 0xffff_ffff } else { bits };
+            let bits = value.unsigned_abs() >> (32 * piece) & 0xffff_ffff;
             let digit = place / 32 + piece;
             if bits != 0 && digit + 1 < DIGITS {
                 let shifted = bits << (place % 32);
-                self.digits[digit] += (shifted & 0xffff_ffff) as i64;
-                self.digits[digit + 1] += (shifted >> 32) as i64;
+                self.digits[digit] += sign * (shifted & 0xffff_ffff) as i64;
+                self.digits[digit + 1] += sign * (shifted >> 32) as i64;
             }
         }
-    }
-
-    #[inline(always)]
-    fn add_digits(&mut self, digit: usize, value: i128) {
-        self.digits[digit] += (value & 0xffff_ffff) as i64;
-        self.digits[digit + 1] += (value >> 32 & 0xffff_ffff) as i64;
-        self.digits[digit + 2] += (value >> 64) as i64;
     }
 
     /// Brings the digits into their one normal form, each in `[-2^31, 2^31)` except the highest: equal sums are then
@@ -195,6 +178,20 @@ pub(super) fn split_f32(value: f32) -> Result<(usize, i64, i64), u8> {
     Ok(((place / 32) as usize, signed & 0xffff_ffff, signed >> 32))
 }
 
+/// First of three neighbouring digits and what a finite number below 2^190 in magnitude adds to each; what is below 2^-192 is cut off.
+#[inline(always)]
+pub(super) fn split_f64(value: f64) -> (usize, [i64; 3]) {
+    let bits = value.to_bits();
+    let exponent = (bits >> 52 & 0x7ff) as i32;
+    let mantissa = (bits & ((1 << 52) - 1)) | (u64::from(exponent != 0) << 52);
+    let place = exponent.max(1) - 1075 - UNIT;
+    let mantissa = if place >= 0 { mantissa } else { mantissa.checked_shr(place.unsigned_abs()).unwrap_or(0) };
+    let place = place.clamp(0, 329) as usize; // The bound of the doc line.
+    let shifted = u128::from(mantissa) << (place % 32);
+    let sign = if value < 0.0 { -1 } else { 1 };
+    (place / 32, [0, 32, 64].map(|shift| sign * (shifted >> shift & 0xffff_ffff) as i64))
+}
+
 fn flag_of(value: f64) -> u8 {
     if value.is_nan() {
         NAN
@@ -240,6 +237,7 @@ mod tests {
             single.settle();
             double.settle();
             prop_assert_eq!(single, double);
+            prop_assert_eq!(single, Exact::of(f64::from(value)));
             prop_assert!(single.to_f64() == f64::from(value) || value.is_nan());
         }
 
@@ -263,8 +261,8 @@ mod tests {
 
         /// Large integers at any place are rounded once.
         #[test]
-        fn large_integers(value in any::<i128>(), exponent in -150_i32..20) {
-            let value = value >> 4;
+        fn large_integers(value in any::<i128>(), cut in 4_i32..127, exponent in -150_i32..100) {
+            let (value, exponent) = (value >> cut, exponent.min(16 + cut));
             let mut sum = Exact::default();
             sum.add_integer(value, exponent);
             prop_assert_eq!(sum.to_f64(), scale(value as f64, exponent));
