@@ -2,7 +2,7 @@
 
 use super::custom::Tally;
 use super::events::Window;
-use super::exact::{ADDITIONS_MAX, DIGITS, Exact, INFINITE, MINUS_INFINITE, NAN, carry_of, split_f32};
+use super::exact::{ADDITIONS_MAX, DIGITS, Exact, INFINITE, MINUS_INFINITE, NAN, carry_of, split_f32, split_f64};
 use super::extremes::{ExtremePattern, Extremes};
 use super::partial::MergeError;
 use super::plan::ReducePlan;
@@ -392,7 +392,7 @@ impl FloatSums {
         Self { count, digits: Default::default(), flags: Vec::new(), additions: 0 }
     }
 
-    /// Adds a row of pixels that begins at pixel `at`; every pixel once between two calls of [`Self::added_frame`].
+    /// Adds a row of pixels that begins at pixel `at`; every pixel once per frame of [`Self::added_frames`].
     pub(super) fn add(&mut self, at: usize, row: &[f32]) {
         for (pixel, &value) in (at..).zip(row) {
             match split_f32(value) {
@@ -407,9 +407,19 @@ impl FloatSums {
         }
     }
 
-    /// One frame more has been added.
-    pub(super) fn added_frame(&mut self) {
-        self.additions += 1;
+    /// Adds sums over some frames of the pixels from `at` on; they are finite, and no finer than a pixel can be.
+    pub(super) fn add_sums(&mut self, at: usize, sums: &[f64]) {
+        for (pixel, &sum) in (at..).zip(sums) {
+            let (first, pieces) = split_f64(sum);
+            for (digit, piece) in (first..).zip(pieces).filter(|&(_, piece)| piece != 0) {
+                self.digit(digit)[pixel] += piece;
+            }
+        }
+    }
+
+    /// So many frames more have been added, at most 2^30 at a time.
+    pub(super) fn added_frames(&mut self, count: u64) {
+        self.additions += count;
         if self.additions >= ADDITIONS_MAX {
             self.settle();
         }
@@ -499,6 +509,17 @@ mod tests {
                 plain.add(0, &[value]);
             }
             prop_assert_eq!(&settled, &plain);
+        }
+
+        /// Pixels of some frames give the same one by one and as their sum.
+        #[test]
+        fn sums_of_frames(counts in proptest::collection::vec(-1000_i16..1000, 1..16), gain in -140_i32..110) {
+            let gain = 2.0_f32.powi(gain);
+            let (mut together, mut one_by_one) = (FloatSums::new(2), FloatSums::new(2));
+            let values: Vec<f32> = counts.iter().map(|&count| f32::from(count) * gain).collect();
+            values.iter().for_each(|&value| one_by_one.add(1, &[value]));
+            together.add_sums(1, &[values.iter().map(|&value| f64::from(value)).sum()]);
+            prop_assert_eq!(&together, &one_by_one);
         }
     }
 }
