@@ -199,11 +199,14 @@ impl Images {
         results.chain([valid]).collect()
     }
 
-    /// Unit, why it has ended if it has, and what holds for all results.
+    /// Unit, why it has ended if it has, the file of a plug-in, and what holds for all results.
     fn attributes(&self, image: &LiveImage<'_>) -> serde_json::Value {
         let mut attributes = json!({ "unit": image.unit() });
         if let Some(reason) = image.ended() {
             attributes["ended"] = reason.into();
+        }
+        if let Some(file) = image.file() {
+            attributes[file.what] = file.to_json();
         }
         let conditions = self.images.conditions();
         if let Some(correction) = &conditions.correction {

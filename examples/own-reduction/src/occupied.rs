@@ -28,7 +28,7 @@ impl Custom for Occupied {
         self.width = detector.width as usize;
         // A partial: for every pixel, in how many frames it was lit, and in how many it was seen.
         let empty = vec![0.0; 2 * detector.pixel_count() as usize];
-        Ok(Description { over: Over::Detector, axes: vec![], unit: "1", empty })
+        Ok(Description { over: Over::Detector, axes: vec![], unit: "1".into(), empty })
     }
 
     fn reduce(&mut self, frame: &TileFrame<'_>, partial: &mut [f64]) -> Result<(), String> {

@@ -26,7 +26,7 @@ impl Custom for Peak {
         }
         // A partial: row, column, counts. That of no frame loses against every pixel.
         let empty = vec![f64::INFINITY, f64::INFINITY, f64::NEG_INFINITY];
-        Ok(Description { over: Over::Scan, axes: vec![("peak", 3)], unit: "px, px, counts", empty })
+        Ok(Description { over: Over::Scan, axes: vec![("peak".into(), 3)], unit: "px, px, counts".into(), empty })
     }
 
     fn reduce(&mut self, frame: &TileFrame<'_>, partial: &mut [f64]) -> Result<(), String> {

@@ -33,12 +33,19 @@ pub struct Conditions {
 /// A file that says what holds: results name it, so that they can be told from those of another one.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ConditionFile {
-    /// What it says, in a word: `dark`, `gain`, `bad`, `roi`, `descan`, `positions`.
+    /// What it says, in a word: `dark`, `gain`, `bad`, `roi`, `descan`, `positions`; `plugin` computes.
     pub what: &'static str,
     /// Its name, without directories.
     pub name: String,
     /// CRC-32C of its bytes.
     pub crc32c: u32,
+}
+
+impl ConditionFile {
+    /// Name and checksum, for those who read results.
+    pub fn to_json(&self) -> Value {
+        json!({ "file": self.name, "crc32c": format!("{:08x}", self.crc32c) })
+    }
 }
 
 impl Conditions {
@@ -52,8 +59,7 @@ impl Conditions {
     pub fn to_json(&self) -> Map<String, Value> {
         let mut object = Map::new();
         for file in &self.files {
-            let about = json!({ "file": file.name, "crc32c": format!("{:08x}", file.crc32c) });
-            object.insert(file.what.to_owned(), about);
+            object.insert(file.what.to_owned(), file.to_json());
         }
         if let Some(correction) = &self.correction {
             object.insert("bad_pixels".into(), json!(correction.bad_count()));

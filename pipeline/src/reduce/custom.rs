@@ -23,11 +23,13 @@ pub(super) use kept::Kept;
 pub(super) use planned::{Planned, Tally};
 pub(super) use workers::{CustomPart, Workers};
 
+use std::borrow::Cow;
 use std::fmt;
 
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
+use super::conditions::ConditionFile;
 use super::error::PlanError;
 use super::kinds::{Kind, Registered};
 use super::output::{Axis, Made, Output, Over};
@@ -36,6 +38,8 @@ use crate::{FrameIndex, Region, SigShape};
 
 /// Most axes of a result, those of the scan not counted.
 const AXES_MAX: usize = 3;
+/// Longest name of an axis, and longest unit.
+const WORDS_BYTES_MAX: usize = 64;
 /// Most numbers of one partial of a reduction that is not over the scan.
 pub const PARTIAL_NUMBERS_MAX: usize = 1 << 23;
 
@@ -61,7 +65,7 @@ pub const PARTIAL_NUMBERS_MAX: usize = 1 << 23;
 ///     const ABOUT: &'static str = "largest pixel, per frame";
 ///
 ///     fn describe(&mut self, _detector: SigShape) -> Result<Description, String> {
-///         Ok(Description { over: Over::Scan, axes: vec![], unit: "counts", empty: vec![f64::NEG_INFINITY] })
+///         Ok(Description { over: Over::Scan, axes: vec![], unit: "counts".into(), empty: vec![f64::NEG_INFINITY] })
 ///     }
 ///
 ///     fn reduce(&mut self, frame: &TileFrame<'_>, partial: &mut [f64]) -> Result<(), String> {
@@ -84,6 +88,11 @@ pub trait Custom: Clone + fmt::Debug + PartialEq + Serialize + DeserializeOwned 
     /// What it makes on this detector; called once before all else, and copies are made afterwards. Errors: parameters
     /// that do not fit, in words; the list of reductions is then refused.
     fn describe(&mut self, detector: SigShape) -> Result<Description, String>;
+
+    /// The file that it was read from, where it was: results name it.
+    fn file(&self) -> Option<ConditionFile> {
+        None
+    }
 
     /// Adds a frame, or the part of one that a tile has, to a partial.
     fn reduce(&mut self, frame: &TileFrame<'_>, partial: &mut [f64]) -> Result<(), String>;
@@ -109,9 +118,9 @@ pub struct Description {
     pub over: Over,
     /// Name and length of the axes of the result behind those of the scan (`[]` = one number per position), or of a result
     /// for the whole acquisition (at least one). None over the detector.
-    pub axes: Vec<(&'static str, usize)>,
+    pub axes: Vec<(Cow<'static, str>, usize)>,
     /// Unit of the numbers of the result.
-    pub unit: &'static str,
+    pub unit: Cow<'static, str>,
     /// The partial of no frame, which changes nothing when it is merged; all partials have its length.
     pub empty: Vec<f64>,
 }
@@ -144,16 +153,17 @@ impl Description {
     pub(super) fn result_count(&self, detector: SigShape) -> usize {
         match self.over {
             Over::Detector => detector.pixel_count() as usize,
-            Over::Scan | Over::All => self.axes.iter().map(|&(_, length)| length).product(),
+            Over::Scan | Over::All => self.axes.iter().map(|(_, length)| length).product(),
         }
     }
 
-    /// Whether partials and results can be kept.
-    fn check(&self) -> Result<(), String> {
+    /// Whether partials and results can be kept, and named in files. Errors: what is wrong, and what is expected.
+    pub fn check(&self) -> Result<(), String> {
         let numbers_max = if self.over == Over::Scan { COLUMNS_MAX } else { PARTIAL_NUMBERS_MAX };
         if !(1..=numbers_max).contains(&self.empty.len()) {
             return Err(format!("its partials have {} numbers, must have 1 to {numbers_max}", self.empty.len()));
         }
+        self.check_words()?;
         let wanted = match self.over {
             Over::Scan => 0..=AXES_MAX,
             Over::Detector => 0..=0,
@@ -163,11 +173,24 @@ impl Description {
             let count = self.axes.len();
             return Err(format!("its result has {count} axes, must have {} to {}", wanted.start(), wanted.end()));
         }
-        let length = self.axes.iter().try_fold(1_usize, |all, &(_, length)| all.checked_mul(length));
+        let length = self.axes.iter().try_fold(1_usize, |all, (_, length)| all.checked_mul(*length));
         match length.filter(|length| (1..=numbers_max).contains(length)) {
             Some(_) => Ok(()),
             None => Err(format!("the lengths of its axes {:?} must have a product of 1 to {numbers_max}", self.axes)),
         }
+    }
+
+    fn check_words(&self) -> Result<(), String> {
+        let is_axis = |name: &str| name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_');
+        let fits = |words: &str| words.len() <= WORDS_BYTES_MAX;
+        if let Some((name, _)) = self.axes.iter().find(|(name, _)| name.is_empty() || !fits(name) || !is_axis(name)) {
+            let name: String = name.chars().take(WORDS_BYTES_MAX).collect();
+            return Err(format!("an axis is called {name:?}, must be 1 to {WORDS_BYTES_MAX} letters, digits or '_'"));
+        }
+        if !fits(&self.unit) || self.unit.chars().any(char::is_control) {
+            return Err(format!("its unit must be a text of at most {WORDS_BYTES_MAX} bytes on one line"));
+        }
+        Ok(())
     }
 }
 
@@ -183,7 +206,7 @@ impl<C: Custom> Kind for Own<C> {
     fn plan(&self, name: &str, needs: &mut Needs<'_>) -> Result<Vec<Output>, PlanError> {
         let planned = needs.custom(name, &self.0)?;
         let Description { over, axes, unit, .. } = &planned.description;
-        let (over, unit, axes): (Over, _, Vec<Axis>) = (*over, *unit, axes.clone());
+        let (over, unit, axes): (Over, _, Vec<Axis>) = (*over, unit.clone(), axes.clone());
         let (columns, accumulators) = (vec![], vec![]);
         Ok(vec![Output { name: name.into(), over, axes, unit, made: Made::Custom(planned), columns, accumulators }])
     }
@@ -196,14 +219,18 @@ mod tests {
     /// Lengths that are no lengths are found before anything is made of them.
     #[test]
     fn descriptions_are_checked() {
-        let good = Description { over: Over::Scan, axes: vec![("peak", 3)], unit: "px", empty: vec![0.0; 2] };
+        let good =
+            Description { over: Over::Scan, axes: vec![("peak".into(), 3)], unit: "px".into(), empty: vec![0.0; 2] };
         assert_eq!(good.check(), Ok(()));
         for wrong in [
             Description { empty: vec![], ..good.clone() },
             Description { empty: vec![0.0; COLUMNS_MAX + 1], ..good.clone() },
-            Description { axes: vec![("a", 0)], ..good.clone() },
-            Description { axes: vec![("a", usize::MAX), ("b", 2)], ..good.clone() },
+            Description { axes: vec![("a".into(), 0)], ..good.clone() },
+            Description { axes: vec![("a".into(), usize::MAX), ("b".into(), 2)], ..good.clone() },
             Description { over: Over::All, axes: vec![], ..good.clone() },
+            Description { axes: vec![("a b".into(), 1)], ..good.clone() },
+            Description { axes: vec![("a".repeat(65).into(), 1)], ..good.clone() },
+            Description { unit: "px\npx".into(), ..good.clone() },
             Description { over: Over::Detector, ..good },
         ] {
             assert!(wrong.check().is_err(), "{wrong:?}");

@@ -2,6 +2,7 @@
 
 use std::ops::Range;
 
+use super::conditions::ConditionFile;
 use super::correction::Correction;
 use super::epoch::Epoch;
 use super::live::LiveImages;
@@ -58,25 +59,25 @@ impl<'a> LiveImage<'a> {
             }
             Over::All => vec![],
         };
-        shape.extend(self.output.axes.iter().map(|&(_, length)| length));
+        shape.extend(self.output.axes.iter().map(|(_, length)| length));
         shape
     }
 
     /// Name of each axis: `scan_y`, `scan_x`, `repeat`, `frame`, `sig_y`, `sig_x`; `component` is `(y, x)`; `bin`, `order`, ...
-    pub fn axes(&self) -> Vec<&'static str> {
+    pub fn axes(&self) -> Vec<&'a str> {
         let mut axes = match self.output.over {
             Over::Detector => vec!["sig_y", "sig_x"],
             Over::Scan => self.images.scan_axes(),
             Over::All if self.is_whole() => self.images.stacked().map(|_| "repeat").into_iter().collect(),
             Over::All => vec![],
         };
-        axes.extend(self.output.axes.iter().map(|&(name, _)| name));
+        axes.extend(self.output.axes.iter().map(|(name, _)| name.as_ref()));
         axes
     }
 
     /// Unit of the numbers: `counts` are those of the pixels, `px` those of the whole detector.
-    pub fn unit(&self) -> &'static str {
-        self.output.unit
+    pub fn unit(&self) -> &'a str {
+        &self.output.unit
     }
 
     /// Whether it is laid over the detector rather than over the scan.
@@ -107,6 +108,11 @@ impl<'a> LiveImage<'a> {
     /// Why it has ended before the acquisition did, if it has: all its numbers are NaN.
     pub fn ended(&self) -> Option<&'a str> {
         self.output.custom().and_then(|custom| custom.ended())
+    }
+
+    /// The file that its reduction was read from: a plug-in.
+    pub fn file(&self) -> Option<ConditionFile> {
+        self.output.custom().and_then(|custom| custom.file())
     }
 
     fn versions(&self) -> Vec<&'a RowVersions> {

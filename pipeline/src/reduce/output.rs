@@ -4,6 +4,7 @@
 //! Sums merge; quotients, roots and derivatives do not. So kernels and merges know sums only, and every result has one
 //! function that divides, once, when somebody looks.
 
+use std::borrow::Cow;
 use std::fmt;
 use std::ops::Range;
 use std::sync::Arc;
@@ -16,7 +17,7 @@ use super::whole::WholeFn;
 use crate::Repeats;
 
 /// An axis behind those of the scan, or one of a result that is laid over nothing: its name and its length.
-pub(super) type Axis = (&'static str, usize);
+pub(super) type Axis = (Cow<'static, str>, usize);
 
 /// What a result has numbers for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -36,7 +37,7 @@ pub(super) struct Output {
     pub(super) over: Over,
     /// Axes behind those of `over`.
     pub(super) axes: Vec<Axis>,
-    pub(super) unit: &'static str,
+    pub(super) unit: Cow<'static, str>,
     pub(super) made: Made,
     /// Columns it is made of.
     pub(super) columns: Vec<usize>,
@@ -119,8 +120,8 @@ impl Output {
         Self {
             name: name.into(),
             over: Over::All,
-            axes: vec![("bin", bins)],
-            unit: "pixels",
+            axes: vec![("bin".into(), bins)],
+            unit: "pixels".into(),
             made: Made::Histogram,
             columns: vec![],
             accumulators: vec![accumulator],
@@ -139,16 +140,17 @@ impl Output {
         let columns = inputs.iter().flat_map(|(_, output)| output.columns.iter().copied()).collect();
         let inputs = inputs.iter().map(|&(number, _)| number).collect();
         let made = Made::Whole { inputs, make: Arc::new(make) };
-        Self { name: name.into(), over, axes, unit, made, columns, accumulators: vec![] }
+        Self { name: name.into(), over, axes, unit: unit.into(), made, columns, accumulators: vec![] }
     }
 
     fn over_scan(name: &str, unit: &'static str, axes: Vec<Axis>, columns: &[Sum], made: Made) -> Self {
         let columns = columns.iter().map(|&Sum(column)| column).collect();
-        Self { name: name.into(), over: Over::Scan, axes, unit, made, columns, accumulators: vec![] }
+        Self { name: name.into(), over: Over::Scan, axes, unit: unit.into(), made, columns, accumulators: vec![] }
     }
 
     fn over_detector(name: &str, unit: &'static str, accumulators: &[Accumulator], made: Made) -> Self {
         let accumulators = accumulators.to_vec();
+        let unit = unit.into();
         Self { name: name.into(), over: Over::Detector, axes: vec![], unit, made, columns: vec![], accumulators }
     }
 
@@ -159,7 +161,7 @@ impl Output {
 
     /// Numbers along the axes behind those of the scan or the detector.
     pub(super) fn tail_count(&self) -> usize {
-        self.axes.iter().map(|&(_, length)| length).product()
+        self.axes.iter().map(|(_, length)| length).product()
     }
 }
 

@@ -27,7 +27,7 @@ impl Custom for Brightest {
             return Err(format!("a floor of {} on {} rows", self.floor, detector.height));
         }
         let empty = vec![f64::NEG_INFINITY, 0.0];
-        Ok(Description { over: Over::Scan, axes: vec![("number", 2)], unit: "counts", empty })
+        Ok(Description { over: Over::Scan, axes: vec![("number".into(), 2)], unit: "counts".into(), empty })
     }
 
     fn reduce(&mut self, frame: &TileFrame<'_>, partial: &mut [f64]) -> Result<(), String> {
@@ -62,7 +62,7 @@ impl Custom for Lit {
     fn describe(&mut self, detector: SigShape) -> Result<Description, String> {
         self.detector = Some(detector);
         let empty = vec![0.0; 2 * detector.pixel_count() as usize];
-        Ok(Description { over: Over::Detector, axes: vec![], unit: "%", empty })
+        Ok(Description { over: Over::Detector, axes: vec![], unit: "%".into(), empty })
     }
 
     fn reduce(&mut self, frame: &TileFrame<'_>, partial: &mut [f64]) -> Result<(), String> {
@@ -98,7 +98,7 @@ impl Custom for Moments {
     const ABOUT: &'static str = "moments of all pixels";
 
     fn describe(&mut self, _detector: SigShape) -> Result<Description, String> {
-        Ok(Description { over: Over::All, axes: vec![("moment", 2)], unit: "1", empty: vec![0.0; 2] })
+        Ok(Description { over: Over::All, axes: vec![("moment".into(), 2)], unit: "1".into(), empty: vec![0.0; 2] })
     }
 
     fn reduce(&mut self, frame: &TileFrame<'_>, partial: &mut [f64]) -> Result<(), String> {

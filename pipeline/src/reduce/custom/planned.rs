@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use super::{Custom, Description, TileFrame};
 use crate::SigShape;
+use crate::reduce::conditions::ConditionFile;
 use crate::reduce::error::PlanError;
 use crate::reduce::output::Over;
 use crate::reduce::spec::Needs;
@@ -15,6 +16,7 @@ use crate::reduce::spec::Needs;
 pub(in crate::reduce) trait AnyCustom: fmt::Debug + Send + Sync {
     fn copy(&self) -> Box<dyn AnyCustom>;
     fn is_like(&self, other: &dyn Any) -> bool;
+    fn read_from(&self) -> Option<ConditionFile>;
     fn reduce_any(&mut self, frame: &TileFrame<'_>, partial: &mut [f64]) -> Result<(), String>;
     fn merge_any(&mut self, partial: &mut [f64], other: &[f64]) -> Result<(), String>;
     fn finish_any(&mut self, partial: &[f64], result: &mut [f64]) -> Result<(), String>;
@@ -27,6 +29,10 @@ impl<C: Custom> AnyCustom for C {
 
     fn is_like(&self, other: &dyn Any) -> bool {
         other.downcast_ref::<C>() == Some(self)
+    }
+
+    fn read_from(&self) -> Option<ConditionFile> {
+        self.file()
     }
 
     fn reduce_any(&mut self, frame: &TileFrame<'_>, partial: &mut [f64]) -> Result<(), String> {
@@ -81,6 +87,11 @@ impl Planned {
     /// Why it has ended, if it has.
     pub(in crate::reduce) fn ended(&self) -> Option<&str> {
         self.ended.get().map(String::as_str)
+    }
+
+    /// The file that it was read from, where it was.
+    pub(in crate::reduce) fn file(&self) -> Option<ConditionFile> {
+        self.asked.read_from()
     }
 
     /// Whether every frame has a partial of its own.

@@ -53,7 +53,7 @@ impl Kind for Binned {
                 columns.push(needs.sum(bin.mask(detector).map_err(named(name))?));
             }
         }
-        let axes = vec![("sig_y", height as usize), ("sig_x", width as usize)];
+        let axes = vec![("sig_y".into(), height as usize), ("sig_x".into(), width as usize)];
         let sums = columns.clone();
         Ok(vec![Output::per_place(name, "counts", axes, &columns, move |at, out| {
             out.iter_mut().zip(&sums).for_each(|(out, &sum)| *out = at.sum(sum));

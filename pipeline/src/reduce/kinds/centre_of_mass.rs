@@ -1,5 +1,7 @@
 //! Centre of mass per frame, and what follows from it over the scan: field, divergence, curl, phase.
 
+use std::borrow::Cow;
+
 use serde::{Deserialize, Serialize};
 
 use super::Kind;
@@ -59,7 +61,7 @@ enum Also {
     Phase,
 }
 
-const VECTOR: Axis = ("component", 2);
+const VECTOR: Axis = (Cow::Borrowed("component"), 2);
 
 impl Kind for CentreOfMass {
     const WORD: &'static str = "com";
@@ -128,8 +130,10 @@ impl CentreOfMass {
             Also::Direction => ("direction", "rad", per_scan(vec![])),
             Also::Divergence => ("divergence", "px/px", per_scan(vec![])),
             Also::Curl => ("curl", "px/px", per_scan(vec![])),
-            Also::Regression => ("regression", "px", (Over::All, vec![("coefficient", 3), VECTOR])),
-            Also::Rotation => ("rotation", "deg, px/px", (Over::All, vec![("flip_y", 2), ("angle_curl", 2)])),
+            Also::Regression => ("regression", "px", (Over::All, vec![("coefficient".into(), 3), VECTOR])),
+            Also::Rotation => {
+                ("rotation", "deg, px/px", (Over::All, vec![("flip_y".into(), 2), ("angle_curl".into(), 2)]))
+            }
             Also::Phase if self.rad_per_px.is_some() => ("phase", "rad", per_scan(vec![])),
             Also::Phase => ("phase", "px px", per_scan(vec![])),
         };

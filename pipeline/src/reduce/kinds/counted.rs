@@ -41,7 +41,7 @@ impl Kind for Counted {
         }
         let window = Window { above: self.above, below };
         let events = needs.events(window);
-        let mut outputs = vec![Output { unit: "events", ..Output::count(name, events) }];
+        let mut outputs = vec![Output { unit: "events".into(), ..Output::count(name, events) }];
         if self.pattern {
             let other = needs.patterns().find_map(|known| match known {
                 Accumulator::Events(other) if other != window => Some(other),
@@ -52,7 +52,7 @@ impl Kind for Counted {
                 return Err(wrong(name, "above", format!("{}..{below}", self.above), expected));
             }
             let pattern = needs.pattern(Accumulator::Events(window));
-            outputs.push(Output { unit: "events", ..Output::pattern(&format!("{name}_pattern"), pattern) });
+            outputs.push(Output { unit: "events".into(), ..Output::pattern(&format!("{name}_pattern"), pattern) });
         }
         Ok(outputs)
     }

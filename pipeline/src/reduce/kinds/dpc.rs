@@ -46,7 +46,7 @@ impl Kind for Dpc {
         let right = quadrant(|dy, dx| dx > 0.0 && dx.abs() > dy.abs())?;
         let orientation = Orientation { flip_y: self.flip_y, rotation_deg: self.rotation_deg };
         let columns = [top, bottom, left, right];
-        Ok(vec![Output::per_place(name, "1", vec![("component", 2)], &columns, move |at, out| {
+        Ok(vec![Output::per_place(name, "1", vec![("component".into(), 2)], &columns, move |at, out| {
             let [top, bottom, left, right] = columns.map(|sum| at.sum(sum));
             let difference = [(bottom - top) / (bottom + top), (right - left) / (right + left)];
             out.copy_from_slice(&orientation.turn(difference));

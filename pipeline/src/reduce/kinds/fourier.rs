@@ -70,8 +70,8 @@ impl Kind for Fourier {
             }
         }
         let columns: Vec<Sum> = pairs.iter().flatten().copied().flatten().collect();
-        let axes = vec![("radius", rings.count), ("order", self.orders as usize + 1)];
-        let complex_axes = [axes.clone(), vec![("re_im", 2)]].concat();
+        let axes = vec![("radius".into(), rings.count), ("order".into(), self.orders as usize + 1)];
+        let complex_axes = [axes.clone(), vec![("re_im".into(), 2)]].concat();
         let magnitudes = pairs.clone();
         let mut outputs = vec![Output::per_place(name, "counts", axes, &columns, move |at, out| {
             for (out, pair) in out.iter_mut().zip(&magnitudes) {

@@ -23,6 +23,6 @@ impl Kind for NoData {
         let count = needs.nodata(&whole);
         let count =
             count.ok_or_else(|| wrong(name, "kind", Self::WORD, "used where `nodata` of `[correct]` is given"))?;
-        Ok(vec![Output { unit: "pixels", ..Output::count(name, count) }])
+        Ok(vec![Output { unit: "pixels".into(), ..Output::count(name, count) }])
     }
 }

@@ -134,7 +134,7 @@ impl Kind for Radial {
                 "large enough for one pixel of the detector",
             ));
         }
-        let axes = vec![("radius", rings.count)];
+        let axes = vec![("radius".into(), rings.count)];
         let mut outputs = Vec::new();
         let of = |is_mean: bool, name: &str| {
             let sums = sums.clone();

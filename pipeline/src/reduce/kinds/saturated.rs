@@ -37,6 +37,6 @@ impl Kind for Saturated {
         }
         let whole = Mask::whole(needs.detector());
         let count = needs.over(whole, Of::AtLeast(value));
-        Ok(vec![Output { unit: "pixels", ..Output::count(name, count) }])
+        Ok(vec![Output { unit: "pixels".into(), ..Output::count(name, count) }])
     }
 }

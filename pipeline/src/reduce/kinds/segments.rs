@@ -47,7 +47,7 @@ impl Kind for Segments {
                 columns.push(needs.sum(shape.mask(needs.detector()).map_err(named(name))?));
             }
         }
-        let axes = vec![("ring", ring_count), ("sector", sectors)];
+        let axes = vec![("ring".into(), ring_count), ("sector".into(), sectors)];
         let sums = columns.clone();
         Ok(vec![Output::per_place(name, "counts", axes, &columns, move |at, out| {
             out.iter_mut().zip(&sums).for_each(|(out, &sum)| *out = at.sum(sum));
