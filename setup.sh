@@ -41,6 +41,14 @@ rust() {
   cargo clippy --version >/dev/null 2>&1 || die "clippy is missing: rustup component add clippy"
 }
 
+# What plug-ins are built for; a ronchi that runs them needs Rust 1.95 or newer.
+plugins() {
+  if [ -d "$(rustc --print sysroot)/lib/rustlib/wasm32-unknown-unknown" ]; then say "plug-ins: their target is there"
+  elif command -v rustup >/dev/null; then rustup target add wasm32-unknown-unknown
+  else say "plug-ins need the target wasm32-unknown-unknown, and rustup to install it"
+  fi
+}
+
 fuzzing() {
   if ! cargo fuzz --version >/dev/null 2>&1; then
     say "cargo-fuzz: installing $CARGO_FUZZ_VERSION"
@@ -67,6 +75,7 @@ python_environment() {
 
 system_packages
 rust
+plugins
 fuzzing
 python_environment .venv "$REQUIREMENTS"
 python_environment .venv-strangers "$STRANGERS"

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# Runs everything that must hold: format, lints, documentation, Rust and Python tests, a short fuzz of every target, a
-# bench smoke. Goes on after a failure, so that one run shows all of them. The last line counts the tests of cargo and
-# pytest; the exit status is that of all steps together.
+# Runs everything that must hold: format, lints, documentation, Rust and Python tests, plug-ins, a short fuzz of every
+# target, a bench smoke. Goes on after a failure, so that one run shows all of them. The last line counts the tests of
+# cargo and pytest; the exit status is that of all steps together.
 #
 #   RONCHI_FUZZ_SECONDS  seconds per fuzz target (10)
 #   RONCHI_KILLS         kill -9 rounds (50)
@@ -51,6 +51,19 @@ count() {
   skipped=$((skipped + $(sum ignored "$log") + $(sum skipped "$log")))
 }
 
+# A ronchi that runs plug-ins, in the debug build that is there already, and the plug-ins of the tests.
+plugins() {
+  local crate wasm=wasm32-unknown-unknown
+  for crate in examples/plugin plugins/tests/faulty; do
+    cargo fmt --manifest-path "$crate/Cargo.toml" -- --check || return 1
+    cargo build --release --locked --target "$wasm" --target-dir target/guests --manifest-path "$crate/Cargo.toml" || return 1
+  done
+  # Of the same package both times: another one would build the runtime with other features once more.
+  cargo clippy --locked -p ronchi --features plugins -- -D warnings || return 1
+  cargo build --locked -p ronchi --features plugins || return 1
+  RONCHI_BIN=target/debug/ronchi .venv/bin/python -B -m pytest tests/python/test_plugins.py -p no:cacheprovider -ra
+}
+
 fuzz_all() {
   local target targets
   targets=$(cargo +nightly fuzz list) || return 1
@@ -75,7 +88,7 @@ RUSTDOCFLAGS="-D warnings" step doc cargo doc --workspace --no-deps --locked
 # Also builds the benchmarks' binary, so that the smoke below starts at once.
 if step release cargo build --release --locked --workspace; then
   if [ -x .venv/bin/pytest ]; then
-    step pytest .venv/bin/python -B -m pytest tests/python -p no:cacheprovider -ra --durations=5
+    step pytest .venv/bin/python -B -m pytest tests/python --ignore tests/python/test_plugins.py -p no:cacheprovider -ra --durations=5
     count pytest "$outcome"
   else
     printf '\n==> pytest: .venv is missing, run ./setup.sh\n'
@@ -91,6 +104,13 @@ if step release cargo build --release --locked --workspace; then
 else
   results+=("pytest         FAILED  there is no binary to test")
   failed=$((failed + 1))
+fi
+
+if [ ! -d "$(rustc --print sysroot)/lib/rustlib/wasm32-unknown-unknown" ]; then
+  skip plugins "the target wasm32-unknown-unknown is missing (./setup.sh installs it)"
+else
+  step plugins plugins
+  count plugins "$outcome"
 fi
 
 if [ ! -d fuzz ]; then

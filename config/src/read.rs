@@ -174,7 +174,7 @@ impl Reader<'_> {
             self.root.fail("virtual", message);
         }
         for value in self.root.sections("reduction").iter().take(VIRTUAL_MAX) {
-            reductions.extend(reduction(value));
+            reductions.extend(reduction(value, self.base_dir));
         }
         reductions
     }
@@ -335,8 +335,8 @@ impl Reader<'_> {
     }
 }
 
-/// One `[[reduction]]`: `kind`, perhaps `name`, and what the kind knows.
-fn reduction(value: &Value<'_>) -> Option<Reduction> {
+/// One `[[reduction]]`: `kind`, perhaps `name`, and what the kind knows; a `path` starts at `base_dir`, as all paths do.
+fn reduction(value: &Value<'_>, base_dir: &Path) -> Option<Reduction> {
     let section = value.open()?;
     let kinds = || Reduction::kinds().map(|(word, _)| format!("\"{word}\"")).collect::<Vec<_>>().join(", ");
     let expected = format!("one of {}", kinds());
@@ -354,7 +354,11 @@ fn reduction(value: &Value<'_>) -> Option<Reduction> {
         Some(name) => Some(name?),
         None => None,
     };
-    Reduction::parse(word, name, section.json(&["kind", "name"]))
+    let mut parameters = section.json(&["kind", "name"]);
+    if let Some(serde_json::Value::String(path)) = parameters.get_mut("path") {
+        *path = base_dir.join(&*path).to_string_lossy().into_owned();
+    }
+    Reduction::parse(word, name, parameters)
         .map_err(|error| {
             let key = error.key.as_deref().map(|key| key.split(['.', '[']).next().unwrap_or(key));
             match key.and_then(|key| section.get(key)) {

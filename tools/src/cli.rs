@@ -4,6 +4,7 @@ use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser, Subcommand};
 use ronchi_pipeline::reduce::{CustomKind, Reduction};
+use ronchi_plugins::Plugin;
 
 use crate::{demo, export, ls, record, repair, reprocess, serve, simulate, verify, watch};
 
@@ -55,7 +56,8 @@ enum Command {
 /// ```
 pub fn main_with(kinds: &[CustomKind]) -> ExitCode {
     crate::start_logging();
-    let result = Reduction::register(kinds).map_err(Into::into).and_then(|()| run(Cli::parse().command));
+    let kinds = [kinds, &[CustomKind::of::<Plugin>()]].concat();
+    let result = Reduction::register(&kinds).map_err(Into::into).and_then(|()| run(Cli::parse().command));
     result.unwrap_or_else(|error| {
         eprintln!("ronchi: {error:#}");
         crate::exit_code(&error)
