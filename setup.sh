@@ -44,7 +44,7 @@ rust() {
 # What plug-ins are built for; a ronchi that runs them needs Rust 1.95 or newer.
 plugins() {
   if [ -d "$(rustc --print sysroot)/lib/rustlib/wasm32-unknown-unknown" ]; then say "plug-ins: their target is there"
-  elif command -v rustup >/dev/null; then rustup target add wasm32-unknown-unknown
+  elif command -v rustup >/dev/null && rustup target add wasm32-unknown-unknown; then say "plug-ins: their target was installed"
   else say "plug-ins need the target wasm32-unknown-unknown, and rustup to install it"
   fi
 }

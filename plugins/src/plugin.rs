@@ -28,6 +28,7 @@ pub struct Plugin {
 
 /// Why a call has failed.
 #[derive(Debug, Clone, PartialEq)]
+#[cfg_attr(not(feature = "wasm"), expect(dead_code, reason = "without a host there are no calls"))]
 pub(crate) enum Failure {
     /// The plug-in says so.
     Refused(String),

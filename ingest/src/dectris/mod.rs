@@ -110,6 +110,10 @@ impl Source for DectrisSource {
 
 /// What a message says.
 #[derive(Debug)]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "lives on the stack for one judgement; a box would be an allocation per image"
+)]
 enum Message<'a> {
     Start(Start),
     Image(Image<'a>),

@@ -312,10 +312,10 @@ impl<P: Protocol> MessageSource<P> {
         }
     }
 
-    fn start(&mut self, next: Box<Running<P::Form>>, head: Option<FrameHead>) -> Begin {
+    fn start(&mut self, next: Running<P::Form>, head: Option<FrameHead>) -> Begin {
         self.ended.retain(|ended| *ended != next.announced.series_id);
         let announced = Box::new(next.announced.clone());
-        self.running = Some(*next);
+        self.running = Some(next);
         self.pending = head.map_or(Pending::Nothing, Pending::Frame);
         Begin::Series(announced)
     }
@@ -383,7 +383,7 @@ impl<P: Protocol> Source for MessageSource<P> {
         }
         loop {
             match std::mem::replace(&mut self.pending, Pending::Nothing) {
-                Pending::Series(next, head) => return Ok(self.start(next, head)),
+                Pending::Series(next, head) => return Ok(self.start(*next, head)),
                 Pending::Frame(_) => self.strays.unplaced += 1,
                 Pending::Nothing => {}
             }
