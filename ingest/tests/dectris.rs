@@ -268,6 +268,38 @@ fn cbor_image(name: &str, frame: u64, channels: &[(&str, Vec<u8>)]) -> Vec<Vec<u
     vec![encoder.into_writer()]
 }
 
+/// Channels that together have more rows than a detector may have open no series.
+#[test]
+fn too_many_rows() {
+    let (_context, push, mut driver) = connected(DectrisStream::Cbor, true, 1 << 22);
+    let image = |rows: u64, count: usize| {
+        let mut encoder = minicbor::Encoder::new(Vec::new());
+        let (tag, pixels) = (minicbor::data::Tag::new, vec![1; rows as usize]);
+        let written = (|| {
+            encoder.map(4)?.str("type")?.str("image")?.str("series_id")?.u64(5)?.str("image_id")?.u64(0)?;
+            encoder.str("data")?.map(count as u64)?;
+            for channel in ["a", "b"].iter().take(count) {
+                encoder
+                    .str(channel)?
+                    .tag(tag(40))?
+                    .array(2)?
+                    .array(2)?
+                    .u64(rows)?
+                    .u64(1)?
+                    .tag(tag(64))?
+                    .bytes(&pixels)?;
+            }
+            Ok::<_, minicbor::encode::Error<std::convert::Infallible>>(())
+        })();
+        written.expect("memory");
+        vec![encoder.into_writer()]
+    };
+    let start = vec![cbor(&json!({ "type": "start", "series_id": 5, "number_of_images": 1 }))];
+    send(&push, &[start, image(65_536, 2), image(32_768, 2)]);
+    let got = driver.series().expect("the second image opens it");
+    assert_eq!((got.announced.detector.height, got.reason), (65_536, EndReason::Complete));
+}
+
 /// Channels lie below each other in the order of the start, in whatever order images bring them; one that lacks is a gap.
 /// A start and the first image in one message are two messages.
 #[test]

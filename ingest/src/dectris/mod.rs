@@ -372,7 +372,8 @@ impl DectrisProtocol {
             let (got, want) = (text(other.coded), text(coded));
             return Err(Refusal::Other { frame: image.frame, what: "a channel of", got, want });
         }
-        let detector = SigShape { height: coded.shape.height.saturating_mul(ordered.len() as u32), ..coded.shape };
+        let (rows, columns) = (u64::from(coded.shape.height) * ordered.len() as u64, coded.shape.width.into());
+        let detector = picture::shape(rows, columns).ok_or(Refusal::Shape { rows, columns })?;
         let series = || start.name.clone();
         if let Some(want) = self.settings.detector.filter(|&want| want != detector) {
             let (got, want) = (shape_text(detector), shape_text(want));

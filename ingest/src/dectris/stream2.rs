@@ -16,6 +16,8 @@ use super::{Image, Message, Refusal, Start, cut, frames_of};
 const DEPTH_MAX: usize = 8;
 /// Most values of a start message that are kept as text.
 const VALUES_MAX: usize = 4096;
+/// Longest text that is kept, in bytes; what is longer does not keep a series from being recorded.
+const TEXT_BYTES_MAX: usize = 1 << 20;
 /// Longest name of a channel or a series, in bytes.
 const NAME_BYTES_MAX: usize = 128;
 /// Tag of compressed bytes: algorithm, modifier, bytes.
@@ -272,7 +274,8 @@ fn items<'a>(
 /// A start message as JSON text, byte strings as their lengths: what is worth keeping of it.
 fn text_of(bytes: &[u8]) -> Result<String, Error> {
     let mut room = VALUES_MAX;
-    Ok(value(&mut Decoder::new(bytes), 0, &mut room)?.to_string())
+    let text = value(&mut Decoder::new(bytes), 0, &mut room)?.to_string();
+    Ok(if text.len() <= TEXT_BYTES_MAX { text } else { Value::from_iter([("left_out_bytes", text.len())]).to_string() })
 }
 
 /// The next value; `null` when it is nested too deep or `room` for more values is used up.
