@@ -41,8 +41,9 @@ fn a_dead_clerk_ends_the_writer() {
     });
     let (events, queue) = crossbeam_channel::bounded(4);
     let ended = Box::new(|end| panic!("not finished: {end:?}"));
-    let writer = Writer::spawn_with(Clerk::dead(), disk, report, plan, queue, open, ended).expect("writer");
-    events.send(Event::Begin(series())).expect("writer lives");
+    // Sent before there is a writer, which may find its clerk dead before it reads an event.
+    events.send(Event::Begin(series())).expect("room for an event");
     drop(events);
+    let writer = Writer::spawn_with(Clerk::dead(), disk, report, plan, queue, open, ended).expect("writer");
     assert!(writer.join().is_err());
 }
