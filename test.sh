@@ -51,15 +51,13 @@ count() {
   skipped=$((skipped + $(sum ignored "$log") + $(sum skipped "$log")))
 }
 
-# A ronchi that runs plug-ins, in the debug build that is there already, and the plug-ins of the tests.
+# The plug-ins of the tests, in the debug ronchi that cargo-test has built with all it takes to run them.
 plugins() {
   local crate wasm=wasm32-unknown-unknown
   for crate in examples/plugin plugins/tests/faulty; do
     cargo fmt --manifest-path "$crate/Cargo.toml" -- --check || return 1
     cargo build --release --locked --target "$wasm" --target-dir target/guests --manifest-path "$crate/Cargo.toml" || return 1
   done
-  # No clippy: it would compile the runtime a second time, for five minutes (cargo clippy -p ronchi --features plugins).
-  cargo build --locked -p ronchi --features plugins || return 1
   RONCHI_BIN=target/debug/ronchi .venv/bin/python -B -m pytest tests/python/test_plugins.py -p no:cacheprovider -ra
 }
 
@@ -80,7 +78,9 @@ fuzz_all() {
 
 step fmt cargo fmt --all -- --check
 step clippy cargo clippy --workspace --all-targets --locked -- -D warnings
-step cargo-test cargo test --workspace --locked --no-fail-fast
+# With the runtime of plug-ins, built once for all tests; what is shipped without it is built below. Clippy of it takes
+# five minutes more: cargo clippy -p ronchi --features plugins.
+step cargo-test cargo test --workspace --features ronchi/plugins --locked --no-fail-fast
 count cargo-test "$outcome"
 RUSTDOCFLAGS="-D warnings" step doc cargo doc --workspace --no-deps --locked
 
