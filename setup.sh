@@ -26,6 +26,7 @@ system_packages() {
   command -v mkfs.xfs >/dev/null || missing+=(xfsprogs)
   command -v mkfs.btrfs >/dev/null || missing+=(btrfs-progs) # Its quotas: what EDQUOT does.
   ldconfig -p | grep -q libfuse3.so.3 || missing+=(libfuse3-3) # A disk that refuses: what EIO does.
+  command -v promtool >/dev/null || missing+=(prometheus) # Checks alerts and the dashboard; it is not started.
   python3 -c 'import ensurepip, venv' 2>/dev/null || missing+=(python3 python3-venv)
   if [ ${#missing[@]} = 0 ]; then say "system packages: all present"; return; fi
   say "system packages: installing ${missing[*]}"
