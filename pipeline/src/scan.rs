@@ -151,6 +151,19 @@ impl Scan {
         Some((ScanPos { y, x: self.column(y, x) }, pass * each + repeat))
     }
 
+    /// The first frame of a position in the first pass; `None` outside the scan, and where a negative offset leaves the
+    /// position empty. The inverse of [`Self::place`].
+    pub fn first_frame(&self, position: ScanPos) -> Option<FrameIndex> {
+        if position.y >= self.shape.height || position.x >= self.shape.width {
+            return None;
+        }
+        let step = u64::from(self.column(position.y, position.x)); // Turning a row round undoes itself.
+        let shifted = u64::from(position.y)
+            .checked_mul(self.row_frames())?
+            .checked_add(step * u64::from(self.frames_per_position.max(1)))?;
+        u64::try_from(i128::from(shifted) + i128::from(self.sync_offset)).ok()
+    }
+
     /// Column of a row that its step `step` shows, from 0.
     pub(crate) fn column(&self, row: u32, step: u32) -> u32 {
         let reversed = self.order == ScanOrder::Serpentine && row % 2 == 1;
@@ -292,6 +305,24 @@ mod tests {
     }
 
     proptest! {
+        /// The first frame of a position is the one of all frames that is placed there first; there is none exactly
+        /// when no frame of the first pass is.
+        #[test]
+        fn first_frames(
+            (height, width, flyback) in (1_u32..6, 1_u32..6, 0_u32..3),
+            (sync_offset, frames_per_position, passes) in (-9_i64..9, 0_u32..3, 0_u32..3),
+            is_serpentine in any::<bool>(),
+        ) {
+            let order = if is_serpentine { ScanOrder::Serpentine } else { ScanOrder::Raster };
+            let plain = Scan::raster(NavShape { height, width });
+            let scan = Scan { order, flyback, sync_offset, frames_per_position, passes, ..plain };
+            for (y, x) in (0..height + 1).flat_map(|y| (0..width + 1).map(move |x| (y, x))) {
+                let position = ScanPos { y, x };
+                let first = (0..scan.frame_count() + 10).find(|&frame| scan.place(frame) == Some((position, 0)));
+                prop_assert_eq!(scan.first_frame(position), first);
+            }
+        }
+
         /// Every frame of every position is reached once at most, and exactly once when no offset cuts frames off; frames
         /// of a position come in order, and counting them is as good as looking at each.
         #[test]

@@ -123,6 +123,26 @@ impl PixelType {
         }
     }
 
+    /// The numbers of stored pixels, in their order; a last incomplete pixel is left out.
+    pub fn numbers(self, bytes: &[u8]) -> Vec<f64> {
+        let big = self.order == ByteOrder::Big;
+        match self.kind {
+            PixelKind::U8 => bytes.iter().map(|&value| f64::from(value)).collect(),
+            PixelKind::U16 => {
+                let value = |&b: &[u8; 2]| f64::from(if big { u16::from_be_bytes(b) } else { u16::from_le_bytes(b) });
+                bytes.as_chunks().0.iter().map(value).collect()
+            }
+            PixelKind::U32 => {
+                let value = |&b: &[u8; 4]| f64::from(if big { u32::from_be_bytes(b) } else { u32::from_le_bytes(b) });
+                bytes.as_chunks().0.iter().map(value).collect()
+            }
+            PixelKind::F32 => {
+                let value = |&b: &[u8; 4]| f64::from(if big { f32::from_be_bytes(b) } else { f32::from_le_bytes(b) });
+                bytes.as_chunks().0.iter().map(value).collect()
+            }
+        }
+    }
+
     /// Name of the data type in Zarr v3 metadata, e.g. `uint16`.
     pub fn zarr_name(self) -> &'static str {
         match self.kind {
@@ -190,6 +210,19 @@ mod tests {
         assert!(!Region { y: 0, x: 1, height: 4, width: 8 }.fits(shape));
         assert!(!Region { y: 0, x: 0, height: 0, width: 8 }.fits(shape));
         assert!(!Region { y: u32::MAX, x: 0, height: 2, width: 8 }.fits(shape));
+    }
+
+    /// Numbers of every kind and order, as their bytes say.
+    #[test]
+    fn stored_numbers() {
+        let numbers = |name: &str, bytes: &[u8]| PixelType::from_numpy_name(name).expect("a pixel type").numbers(bytes);
+        assert_eq!(numbers("|u1", &[0, 255]), [0.0, 255.0]);
+        assert_eq!(numbers("<u2", &[1, 2, 3]), [513.0]);
+        assert_eq!(numbers(">u2", &[1, 2, 0, 7]), [258.0, 7.0]);
+        assert_eq!(numbers("<u4", &[0, 0, 0, 255]), [4_278_190_080.0]);
+        assert_eq!(numbers(">u4", &[255, 0, 0, 1]), [4_278_190_081.0]);
+        assert_eq!(numbers("<f4", &(-1.5_f32).to_le_bytes()), [-1.5]);
+        assert_eq!(numbers(">f4", &(-1.5_f32).to_be_bytes()), [-1.5]);
     }
 
     /// NumPy names survive a round trip for every pixel type.
