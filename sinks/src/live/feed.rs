@@ -16,19 +16,20 @@
 //! One result takes at most [`Pace::bytes_per_second`] for its changes: a picture of which every row changes with every
 //! block (a sum over frames) is sent less often than one that grows row by row.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 use std::ops::Range;
 use std::time::{Duration, Instant};
 
 use super::board::Acquisition;
-use super::message::{Header, ImageHeader, ImageRegion, Kind, Message, VERSION};
-use super::picture::{Picture, row_length};
+use super::interest::Interest;
+use super::lens::Lens;
+use super::message::{Header, Kind, Message, VERSION};
+use super::picture::Picture;
+use super::snapshot::{header, image_header};
 use super::status::AcquisitionStatus;
 
 /// Most row ranges in one message; closer ones are joined, which sends some unchanged rows.
 const RANGES_MAX: usize = 32;
-/// Most subscription prefixes told apart; beyond it everything is published.
-const PREFIXES_MAX: usize = 256;
 /// Topic part and `acq` while there is no acquisition.
 const NO_ACQUISITION: &str = "none";
 /// Beyond every pause that a feed keeps.
@@ -64,37 +65,6 @@ impl Default for Pace {
 impl Pace {
     fn rest(&self, bytes: usize) -> Duration {
         Duration::from_nanos((bytes as u64).saturating_mul(1_000_000_000) / self.bytes_per_second.max(1))
-    }
-}
-
-/// The topics anybody wants: the union of all subscriptions.
-#[derive(Debug, Clone, Default)]
-pub struct Interest {
-    prefixes: BTreeSet<Vec<u8>>,
-    everything: bool,
-}
-
-impl Interest {
-    /// Everything is wanted.
-    pub fn everything() -> Self {
-        Self { prefixes: BTreeSet::new(), everything: true }
-    }
-
-    fn add(&mut self, prefix: &[u8]) {
-        if self.prefixes.len() < PREFIXES_MAX || self.prefixes.contains(prefix) {
-            self.prefixes.insert(prefix.to_vec());
-        } else {
-            self.everything = true;
-        }
-    }
-
-    fn remove(&mut self, prefix: &[u8]) {
-        self.prefixes.remove(prefix);
-    }
-
-    /// Whether anybody wants this topic.
-    pub fn wants(&self, topic: &str) -> bool {
-        self.everything || self.prefixes.iter().any(|prefix| topic.as_bytes().starts_with(prefix))
     }
 }
 
@@ -151,6 +121,11 @@ impl ResultTrack {
             keyframe_resume_at: None,
             ended: false,
         }
+    }
+
+    /// Name of the result: the last part of its topic.
+    fn name(&self) -> &str {
+        self.topic.name.rsplit('/').next().unwrap_or_default()
     }
 
     fn due(&self, picture: &dyn Picture, is_over: bool, now: Instant, pace: &Pace) -> Due {
@@ -266,71 +241,6 @@ fn joined(ranges: impl Iterator<Item = Range<usize>>) -> Vec<Range<usize>> {
     starts.zip(ends).map(|(first, end)| touching[first].start..touching[end - 1].end).collect()
 }
 
-fn header(kind: Kind, acquisition: &Acquisition, frames: Range<u64>) -> Header {
-    Header {
-        v: VERSION,
-        kind,
-        acq: acquisition.id_text(),
-        result: None,
-        seq: 0,
-        time_ns: 0,
-        frame_from: frames.start,
-        frame_to: frames.end,
-        visible: acquisition.visible(),
-        durable: acquisition.durable(),
-        state: None,
-        status: None,
-        seqs: None,
-        image: None,
-    }
-}
-
-fn image_header(picture: &dyn Picture, acquisition: &Acquisition, rows: &[Range<usize>]) -> ImageHeader {
-    let full_shape = picture.shape();
-    let part_shape = |row_count: usize| {
-        let mut shape = full_shape.clone();
-        shape[0] = row_count;
-        shape
-    };
-    let origin = |first: usize| {
-        let mut origin = vec![0; full_shape.len()];
-        origin[0] = first;
-        origin
-    };
-    let region = match rows {
-        [rows] => Some(ImageRegion { origin: origin(rows.start), shape: part_shape(rows.len()) }),
-        _ => None,
-    };
-    ImageHeader {
-        dtype: picture.precision(),
-        shape: part_shape(rows.iter().map(ExactSizeIterator::len).sum()),
-        blob: 0,
-        rows: rows.iter().map(|rows| [rows.start, rows.end]).collect(),
-        region,
-        axes: picture.axes(),
-        fill: "nan".to_owned(),
-        cfg: picture.config(),
-        quality: acquisition.quality,
-        params: picture.params(),
-        full_shape,
-    }
-}
-
-/// The newest whole image as a message, for readers that come once: what the HTTP API answers.
-///
-/// `seq` is 0, and `time_ns` is left to the caller. `None` when there is no such result, or it has no axes.
-pub fn snapshot(acquisition: &Acquisition, name: &str) -> Option<Message> {
-    let picture = super::picture_named(acquisition.pictures.as_ref(), name)?;
-    let row_count = *picture.shape().first()?;
-    let rows = std::iter::once(0..row_count).collect::<Vec<_>>();
-    let mut header = header(Kind::Array, acquisition, picture.frames());
-    header.result = Some(name.to_owned());
-    header.state = Some(acquisition.state);
-    header.image = Some(image_header(&*picture, acquisition, &rows));
-    let topic = format!("v1/{}/{name}", acquisition.id_text());
-    Some(Message { topic, header, values: Some(picture.row_values(0..row_count)) })
-}
-
 /// One acquisition's topics.
 #[derive(Debug)]
 struct Track {
@@ -361,15 +271,30 @@ impl Track {
         }
     }
 
+    /// Keeps one track per image, in the order of the images: the list of reductions may have changed.
+    fn follow(&mut self, acquisition: &Acquisition, interest: &Interest) {
+        let pictures = || (0..acquisition.pictures.count()).map(|index| acquisition.pictures.picture(index));
+        let same = self.results.len() == acquisition.pictures.count()
+            && self.results.iter().zip(pictures()).all(|(result, picture)| result.name() == picture.name());
+        if same {
+            return;
+        }
+        let mut old: Vec<ResultTrack> = self.results.drain(..).collect();
+        self.results.extend(pictures().map(|picture| {
+            let known = old.iter().position(|result| result.name() == picture.name());
+            let topic = || Topic::new(format!("v1/{}/{}", self.id_text, picture.name()), interest);
+            known.map_or_else(|| ResultTrack::new(topic()), |index| old.swap_remove(index))
+        }));
+    }
+
     fn topics(&mut self) -> impl Iterator<Item = &mut Topic> {
         self.results.iter_mut().map(|result| &mut result.topic).chain([&mut self.state, &mut self.heartbeat])
     }
 
-    fn collect(&mut self, acquisition: &Acquisition, now: Instant, pace: &Pace, out: &mut Collected) {
+    fn collect(&mut self, acquisition: &Acquisition, now: Instant, (pace, lens): (&Pace, Lens), out: &mut Collected) {
         let is_over = acquisition.state.is_over();
         let mut ends = Vec::new();
-        // The number of images is fixed, and `zip` makes do with the smaller one should it not be.
-        let pictures = (0..acquisition.pictures.count()).map(|index| acquisition.pictures.picture(index));
+        let pictures = (0..acquisition.pictures.count()).map(|index| lens.view(acquisition.pictures.picture(index)));
         for (result, picture) in self.results.iter_mut().zip(pictures) {
             let asked = result.topic.asked;
             if !result.topic.wanted || picture.shape().is_empty() {
@@ -471,6 +396,7 @@ impl Collected {
 #[derive(Debug)]
 pub struct Feed {
     pace: Pace,
+    lens: Lens,
     interest: Interest,
     tracks: Vec<Track>,
     heartbeat_at: Option<Instant>,
@@ -478,10 +404,15 @@ pub struct Feed {
 }
 
 impl Feed {
-    /// A feed that has sent nothing yet.
+    /// A feed of images as they are, which has sent nothing yet.
     pub fn new(pace: Pace, interest: Interest) -> Self {
+        Self::through(Lens::default(), pace, interest)
+    }
+
+    /// A feed of images as this lens shows them.
+    pub fn through(lens: Lens, pace: Pace, interest: Interest) -> Self {
         let idle_heartbeat = Topic::new(format!("v1/{NO_ACQUISITION}/heartbeat"), &interest);
-        Self { pace, interest, tracks: Vec::new(), heartbeat_at: None, idle_heartbeat }
+        Self { pace, lens, interest, tracks: Vec::new(), heartbeat_at: None, idle_heartbeat }
     }
 
     /// Somebody subscribed to this prefix: the topics it matches get their present state with the next `collect`.
@@ -521,7 +452,7 @@ impl Feed {
         self.follow(acquisitions);
         let mut out = Collected::default();
         for (track, acquisition) in self.tracks.iter_mut().zip(acquisitions) {
-            track.collect(acquisition, now, &self.pace, &mut out);
+            track.collect(acquisition, now, (&self.pace, self.lens), &mut out);
         }
         if self.heartbeat_at.is_none_or(|time| time <= now) {
             self.heartbeat_at = Some(now + self.pace.heartbeat_interval);
@@ -541,6 +472,8 @@ impl Feed {
         let same = self.tracks.len() == acquisitions.len()
             && self.tracks.iter().zip(acquisitions).all(|(track, acquisition)| track.id == acquisition.id);
         if same {
+            let tracks = self.tracks.iter_mut().zip(acquisitions);
+            tracks.for_each(|(track, acquisition)| track.follow(acquisition, &self.interest));
             return;
         }
         let mut old: BTreeMap<[u8; 16], Track> = self.tracks.drain(..).map(|track| (track.id, track)).collect();
@@ -575,12 +508,6 @@ impl Feed {
         };
         Some(Message { topic: self.idle_heartbeat.name.clone(), header, values: None })
     }
-}
-
-/// Bytes that a snapshot of this result will take; `None` when there is no such result.
-pub fn snapshot_bytes(acquisition: &Acquisition, name: &str) -> Option<usize> {
-    let shape = super::picture_named(acquisition.pictures.as_ref(), name)?.shape();
-    Some(shape.first()?.saturating_mul(row_length(&shape)).saturating_mul(size_of::<f64>()))
 }
 
 #[cfg(test)]

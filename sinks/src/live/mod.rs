@@ -1,7 +1,7 @@
 //! The live stream: the board that the reducers write, and what turns it into messages for programs.
 //!
 //! # Place in the path
-//! `reducer -> Board -> Feed -> ZMQ XPUB`; HTTP and metrics read the same board. Wire to live image is one queue,
+//! `reducer -> Board -> Feed -> ZMQ XPUB`; a feed of its own for every WebSocket; HTTP and metrics read the same board. Wire to live image is one queue,
 //! left of here; from the board on there is none, only the newest state.
 //!
 //! # Limits
@@ -12,9 +12,12 @@ mod board;
 mod colour;
 mod feed;
 mod gate;
+mod interest;
+mod lens;
 mod message;
 mod picture;
 mod publisher;
+mod snapshot;
 mod stages;
 mod status;
 #[cfg(test)]
@@ -24,10 +27,14 @@ pub use board::{
     ACQUISITIONS_MAX, Acquisition, Board, Gauge, Link, Queue, State, StreamCounters, UNFINISHED_MAX, Waited, Wiring,
 };
 pub use colour::{ColourMap, Component, Plane, Stretch, is_vector};
-pub use feed::{Collected, Feed, Interest, Pace, snapshot, snapshot_bytes};
+pub use feed::{Collected, Feed, Pace};
+pub use interest::Interest;
+pub use lens::Lens;
 pub use message::{Header, ImageHeader, ImageRegion, Kind, Message, VERSION, frame, npy, unframe};
 pub use picture::{Axis, NoPictures, Picture, Pictures, Precision, Quality, picture_named, row_length};
 pub use publisher::{Publisher, StreamError, StreamPlan};
+pub(crate) use snapshot::header;
+pub use snapshot::{snapshot, snapshot_bytes};
 pub use stages::StageGuard;
 pub use status::{
     AcquisitionStatus, DiskStatus, LinkStatus, PoolStatus, QueueStatus, ResultStatus, Status, StreamStatus,

@@ -124,7 +124,7 @@ pub trait Picture {
     }
 }
 
-/// All live images of one acquisition; their number and names are fixed.
+/// All live images of one acquisition; names differ, and number and names change only with the list of reductions.
 pub trait Pictures: Any + Send {
     /// Number of images.
     fn count(&self) -> usize;

@@ -25,8 +25,9 @@ use std::time::{Duration, Instant, SystemTime};
 use ronchi_pipeline::fault::{self, Stage};
 
 use super::board::{Acquisition, Board, Waited};
-use super::feed::{Collected, Feed, Interest, Pace};
+use super::feed::{Collected, Feed, Pace};
 use super::gate::Gate;
+use super::interest::Interest;
 use super::message::Message;
 use crate::priority::stand_back;
 use crate::time::epoch_ns;

@@ -41,6 +41,14 @@ impl FakePicture {
     }
 }
 
+impl FakePicture {
+    /// Says that a row changed, whatever is in it.
+    pub(crate) fn touch_row(&mut self, row: usize) {
+        self.version += 1;
+        self.row_versions[row] = self.version;
+    }
+}
+
 impl Picture for FakePicture {
     fn name(&self) -> &str {
         &self.name

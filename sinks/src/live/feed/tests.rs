@@ -252,3 +252,27 @@ fn a_lost_message_is_followed_by_an_array() {
     let again = feed.collect(&board, soon.wake_at.expect("pause")).messages;
     assert_eq!(kinds(&again), [("ring", Kind::Array)]);
 }
+
+/// The list of reductions changes: what stays goes on with its numbers, what is new comes whole under its own name, and
+/// what is gone says nothing more.
+#[test]
+fn images_come_and_go() {
+    let fakes = |names: [&str; 2]| names.map(|name| FakePicture::new(name, &[4, 3]));
+    let mut board = board_of(acquisition(1, fakes(["adf", "bf"]).to_vec()));
+    let mut feed = Feed::new(Pace::default(), Interest::everything());
+    let mut now = Instant::now();
+    images(&mut board[0]).iter_mut().for_each(|image| image.set_row(0, 1.0));
+    let named = |collected: &Collected| -> Vec<(String, u64, Kind)> {
+        let of_results = collected.messages.iter().filter(|message| message.header.result.is_some());
+        of_results.map(|m| (m.header.result.clone().unwrap_or_default(), m.header.seq, m.header.kind)).collect()
+    };
+    let first = feed.collect(&board, now);
+    assert_eq!(named(&first), [("adf".into(), 0, Kind::Array), ("bf".into(), 0, Kind::Array)]);
+    now += Duration::from_millis(100);
+    let kept = images(&mut board[0]).remove(1);
+    *images(&mut board[0]) = vec![kept, FakePicture::new("com", &[4, 3])];
+    images(&mut board[0]).iter_mut().for_each(|image| image.set_row(1, 2.0));
+    let second = feed.collect(&board, now);
+    assert_eq!(named(&second), [("bf".into(), 1, Kind::Rows), ("com".into(), 0, Kind::Array)]);
+    assert!(second.messages[1].topic.ends_with("/com"));
+}
