@@ -208,12 +208,15 @@ impl BoardCollector {
 
     fn stream(&self, encoder: &mut DescriptorEncoder) -> fmt::Result {
         let stream = &self.board.stream;
-        let counters: [(&str, &str, Option<&Unit>, &AtomicU64); 7] = [
+        let counters: [(&str, &str, Option<&Unit>, &AtomicU64); 10] = [
             ("live_updates", "Live messages handed to the transport", None, &stream.messages),
-            ("live_updates_discarded", "Live messages the transport refused", None, &stream.discarded),
+            ("live_updates_discarded", "Live messages a transport had no room for", None, &stream.discarded),
             ("live_sent", "Bytes of live messages", Some(&Unit::Bytes), &stream.bytes),
             ("live_subscriptions", "Subscriptions received", None, &stream.subscriptions),
             ("live_subscribers_refused", "Subscribers turned away", None, &stream.subscribers_refused),
+            ("live_web_updates", "Live messages sent over WebSocket", None, &stream.web_messages),
+            ("live_web_sent", "Bytes of live messages sent over WebSocket", Some(&Unit::Bytes), &stream.web_bytes),
+            ("live_web_clients_refused", "Clients over WebSocket turned away", None, &stream.web_refused),
             ("http_requests", "HTTP requests answered", None, &stream.http_requests),
             ("http_refused", "HTTP requests and connections refused", None, &stream.http_refused),
         ];
@@ -222,7 +225,9 @@ impl BoardCollector {
             ConstCounter::new(counter.load(Ordering::Relaxed)).encode(metric)?;
         }
         let subscribers = stream.subscribers.load(Ordering::Relaxed) as f64;
-        gauge(encoder, "live_subscribers", "Subscribers connected", None, subscribers)
+        gauge(encoder, "live_subscribers", "Subscribers connected", None, subscribers)?;
+        let clients = stream.web_clients.load(Ordering::Relaxed) as f64;
+        gauge(encoder, "live_web_clients", "Clients connected over WebSocket", None, clients)
     }
 
     /// Gauges of the current acquisition; absent while there is none.

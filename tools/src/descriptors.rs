@@ -18,8 +18,8 @@ const BASE: u64 = 20;
 const PER_LINK: u64 = 16;
 /// Of libzmq: event queues of its threads, mailboxes and timers of sockets, listener.
 const ZMQ: u64 = 16;
-/// Of the HTTP server: event queue, waker, listener.
-const HTTP: u64 = 8;
+/// Of the HTTP server: event queue, waker, listener, files of frames that are looked at.
+const HTTP: u64 = 16;
 
 /// Descriptors for everything but viewers.
 fn needed(plan: &Plan) -> u64 {

@@ -8,13 +8,15 @@ use axum::extract::rejection::{JsonRejection, QueryRejection};
 use axum::extract::{Path, Query, Request, State};
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::middleware::{Next, from_fn_with_state};
-use axum::response::{Html, IntoResponse, Response};
+use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use axum::{Json, Router};
 use serde::Deserialize;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 
 use super::answer::{Budget, Refusal, held, png};
-use super::page;
+use super::frame::{Wanted, Which};
+use super::{live, page};
 use crate::live::{
     Acquisition, Board, ColourMap, Component, ImageHeader, Message, Plane, Precision, Status, Stretch, is_vector, npy,
     snapshot, snapshot_bytes,
@@ -35,24 +37,43 @@ pub trait Control: Send + Sync {
     fn change_reductions(&self, list: &serde_json::Value) -> Result<(), String>;
 }
 
-struct Site {
-    board: Arc<Board>,
+/// What all requests share.
+pub(super) struct Site {
+    pub(super) board: Arc<Board>,
     control: Option<Arc<dyn Control>>,
     metrics: Metrics,
-    budget: Budget,
+    pub(super) budget: Budget,
+    /// Places for clients of the live stream.
+    pub(super) live_places: Arc<Semaphore>,
+    /// Becomes true when the server ends.
+    pub(super) ending: watch::Receiver<bool>,
 }
 
-/// All routes over this board; at most `image_bytes` of images are under way at once.
-pub(super) fn router(board: Arc<Board>, control: Option<Arc<dyn Control>>, image_bytes: u32) -> Router {
-    let metrics = Metrics::new(Arc::clone(&board));
-    let site = Arc::new(Site { board, control, metrics, budget: Budget::new(image_bytes) });
+impl Site {
+    /// The site of this board; at most `image_bytes` of images are under way at once.
+    pub(super) fn new(
+        board: Arc<Board>,
+        control: Option<Arc<dyn Control>>,
+        image_bytes: u32,
+        ending: watch::Receiver<bool>,
+    ) -> Self {
+        let metrics = Metrics::new(Arc::clone(&board));
+        let live_places = Arc::new(Semaphore::new(live::CLIENTS_MAX as usize));
+        Self { board, control, metrics, budget: Budget::new(image_bytes), live_places, ending }
+    }
+}
+
+/// All routes.
+pub(super) fn router(site: Arc<Site>) -> Router {
     Router::new()
-        .route("/", get(index))
-        .route("/style.css", get(style))
+        .route("/", get(page::index))
+        .route("/{file}", get(page::file))
         .route("/healthz", get(healthz))
         .route("/metrics", get(metrics_text))
         .route("/api/v1/status", get(status))
         .route("/api/v1/acq/{id}/result/{name}", get(result))
+        .route("/api/v1/acq/{id}/frame/{which}", get(frame))
+        .route("/api/v1/live", get(live::live))
         .route("/api/v1/reductions", get(reductions).put(change_reductions))
         .fallback(async || Refusal::new(StatusCode::NOT_FOUND, "nothing here: see / for what there is"))
         .method_not_allowed_fallback(async || {
@@ -114,6 +135,17 @@ fn is_loopback_name(host: &str) -> bool {
     })
 }
 
+/// A page may ask for this only if it is ours: browsers say where a page comes from, programs need not.
+pub(super) fn check_origin(headers: &HeaderMap) -> Result<(), Refusal> {
+    let text = |name| headers.get(name).map(|value: &HeaderValue| value.to_str().unwrap_or(""));
+    let Some(origin) = text(header::ORIGIN) else { return Ok(()) };
+    let ours = text(header::HOST).map(|host| format!("http://{host}"));
+    if ours.is_some_and(|ours| ours.eq_ignore_ascii_case(origin)) {
+        return Ok(());
+    }
+    Err(Refusal::new(StatusCode::FORBIDDEN, "Origin must be the address of this server"))
+}
+
 async fn healthz() -> &'static str {
     "ok\n"
 }
@@ -133,8 +165,10 @@ async fn reductions(State(site): State<Arc<Site>>) -> Result<Json<serde_json::Va
 /// A page from elsewhere cannot send this: JSON and PUT need its consent asked first, which nothing here answers.
 async fn change_reductions(
     State(site): State<Arc<Site>>,
+    headers: HeaderMap,
     list: Result<Json<serde_json::Value>, JsonRejection>,
 ) -> Result<Json<serde_json::Value>, Refusal> {
+    check_origin(&headers)?;
     let Json(list) = list.map_err(|rejection| Refusal::new(rejection.status(), rejection.body_text()))?;
     let control = site.control()?;
     control.change_reductions(&list).map_err(|error| Refusal::new(StatusCode::UNPROCESSABLE_ENTITY, error))?;
@@ -145,14 +179,6 @@ impl Site {
     fn control(&self) -> Result<Arc<dyn Control>, Refusal> {
         self.control.clone().ok_or_else(|| Refusal::new(StatusCode::NOT_FOUND, "nothing can be changed here"))
     }
-}
-
-async fn index(State(site): State<Arc<Site>>) -> Html<String> {
-    Html(page::index(&Status::of(&site.board, SystemTime::now())))
-}
-
-async fn style() -> impl IntoResponse {
-    ([(header::CONTENT_TYPE, "text/css; charset=utf-8")], page::STYLE)
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -170,6 +196,12 @@ enum Form {
 }
 
 impl Form {
+    /// A name without the suffix that says the form, if it has one.
+    fn suffixed(name: &str) -> Option<(&str, Self)> {
+        let forms = [(".npy", Self::Npy), (".png", Self::Png)];
+        forms.iter().find_map(|&(suffix, form)| Some((name.strip_suffix(suffix)?, form)))
+    }
+
     fn accepted(headers: &HeaderMap) -> Self {
         let accept = headers.get(header::ACCEPT).and_then(|accept| accept.to_str().ok()).unwrap_or("");
         if accept.contains("application/x-npy") {
@@ -199,15 +231,44 @@ async fn result(
         .look(|all| find(all, &id, &name, accepted, |a, name, form| Some((snapshot(a, name)?, form))))?
         .ok_or_else(unknown_result)?;
     message.header.time_ns = epoch_ns(SystemTime::now());
-    match form {
-        Form::Raw => Ok(held(message.framed(), "application/octet-stream", room)),
-        Form::Npy => Ok(held(view.npy(message)?, "application/x-npy", room)),
-        Form::Png => Ok(held(view.png(message)?, "image/png", room)),
-    }
+    view.answer(message, form, room)
+}
+
+/// A recorded frame; read where waiting for the disk holds nobody up.
+async fn frame(
+    State(site): State<Arc<Site>>,
+    Path((id, which)): Path<(String, String)>,
+    query: Result<Query<ImageQuery>, QueryRejection>,
+    headers: HeaderMap,
+) -> Result<Response, Refusal> {
+    let Query(query) = query.map_err(|_| Refusal::new(StatusCode::BAD_REQUEST, "the query cannot be read"))?;
+    let view = View::parse(&query)?;
+    let (which, form) = Form::suffixed(&which).unwrap_or((which.as_str(), Form::accepted(&headers)));
+    let which = Which::parse(which).ok_or_else(|| {
+        Refusal::new(StatusCode::BAD_REQUEST, "a frame is called latest, by its number, or by y,x of the scan")
+    })?;
+    let wanted = site.board.look(|all| acquisition(all, &id).and_then(|acquisition| Wanted::of(acquisition, which)))?;
+    let room = site.budget.take(wanted.bytes)?;
+    let read = tokio::task::spawn_blocking(move || wanted.read()).await;
+    let failed = |_| Refusal::new(StatusCode::INTERNAL_SERVER_ERROR, "the frame cannot be read");
+    let mut message = read.map_err(failed)??;
+    message.header.time_ns = epoch_ns(SystemTime::now());
+    view.answer(message, form, room)
 }
 
 fn unknown_result() -> Refusal {
     Refusal::new(StatusCode::NOT_FOUND, "no such result: /api/v1/status lists them")
+}
+
+/// The newest acquisition, or the one of this UUID.
+fn acquisition<'a>(
+    all: impl IntoIterator<Item = &'a Acquisition, IntoIter: DoubleEndedIterator>,
+    id: &str,
+) -> Result<&'a Acquisition, Refusal> {
+    let mut newest_first = all.into_iter().rev();
+    let found = newest_first.find(|acquisition| id == "latest" || acquisition.id_text() == id);
+    let unknown = "no such acquisition: /api/v1/status lists those that are remembered";
+    found.ok_or_else(|| Refusal::new(StatusCode::NOT_FOUND, unknown))
 }
 
 /// Finds acquisition and result; a name that is not a result may have a suffix that says the form.
@@ -218,16 +279,9 @@ fn find<'a, T>(
     accepted: Form,
     read: impl Fn(&Acquisition, &str, Form) -> T,
 ) -> Result<T, Refusal> {
-    let mut newest_first = all.into_iter().rev();
-    let acquisition = newest_first.find(|acquisition| id == "latest" || acquisition.id_text() == id);
-    let Some(acquisition) = acquisition else {
-        let error = "no such acquisition: /api/v1/status lists those that are remembered";
-        return Err(Refusal::new(StatusCode::NOT_FOUND, error));
-    };
-    let suffixed = [(".npy", Form::Npy), (".png", Form::Png)];
-    let candidates = suffixed.iter().filter_map(|&(suffix, form)| Some((name.strip_suffix(suffix)?, form)));
+    let acquisition = acquisition(all, id)?;
     std::iter::once((name, accepted))
-        .chain(candidates)
+        .chain(Form::suffixed(name))
         .find(|(name, _)| snapshot_bytes(acquisition, name).is_some())
         .map(|(name, form)| read(acquisition, name, form))
         .ok_or_else(unknown_result)
@@ -258,6 +312,14 @@ impl View {
             stretch: choice("scale", query.scale.as_deref(), Stretch::NAMES, Stretch::parse)?.unwrap_or_default(),
             component: choice("component", query.component.as_deref(), Component::NAMES, Component::parse)?,
         })
+    }
+
+    fn answer(&self, message: Message, form: Form, room: OwnedSemaphorePermit) -> Result<Response, Refusal> {
+        match form {
+            Form::Raw => Ok(held(message.framed(), "application/octet-stream", room)),
+            Form::Npy => Ok(held(self.npy(message)?, "application/x-npy", room)),
+            Form::Png => Ok(held(self.png(message)?, "image/png", room)),
+        }
     }
 
     /// The whole image, or one component of it.
@@ -297,6 +359,23 @@ fn not_flat() -> Refusal {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// A page of this server passes, and a program that is none; pages from elsewhere do not, whatever their port.
+    #[test]
+    fn origins() {
+        let headers = |origin: Option<&str>| {
+            let mut headers = HeaderMap::from_iter([(header::HOST, HeaderValue::from_static("localhost:8600"))]);
+            let origin = origin.map(|origin| HeaderValue::from_str(origin).expect("a header"));
+            headers.extend(origin.map(|origin| (header::ORIGIN, origin)));
+            headers
+        };
+        assert!(check_origin(&headers(None)).is_ok());
+        assert!(check_origin(&headers(Some("http://localhost:8600"))).is_ok());
+        for origin in ["null", "", "http://localhost", "https://localhost:8600", "http://localhost:8601", "http://evil"]
+        {
+            assert!(check_origin(&headers(Some(origin))).is_err(), "{origin}");
+        }
+    }
 
     /// Only names of this machine pass, with any port, in any case.
     #[test]

@@ -9,15 +9,19 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use axum::Router;
+use hyper::body::Incoming;
 use hyper::server::conn::http1;
+use hyper::service::{Service as _, service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use ronchi_pipeline::fault::{self, Stage};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{Notify, Semaphore};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 
-use super::routes::{self, Control};
+use super::live::CLIENTS_MAX;
+use super::routes::{self, Control, Site};
 use crate::live::Board;
+use crate::priority::stand_back;
 
 /// Bounds of the server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -48,6 +52,10 @@ impl Default for HttpLimits {
 
 /// Time between asking a connection to end and cutting it.
 const LAST_ANSWER: Duration = Duration::from_secs(10);
+/// Time for clients of the live stream to take the end of it.
+const LAST_WORDS: Duration = Duration::from_millis(200);
+/// Threads that wait for the disk.
+const DISK_THREADS: usize = 2;
 /// Pause after a failed accept: most likely too many open files.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
@@ -83,9 +91,12 @@ pub enum HttpError {
 #[derive(Debug)]
 pub struct HttpServer {
     address: SocketAddr,
-    stop: Arc<Notify>,
+    stop: watch::Sender<bool>,
     thread: Option<JoinHandle<()>>,
 }
+
+/// The place of a connection, given back when the last who holds it is gone: what follows an upgrade holds it on.
+pub(super) type Place = Arc<OwnedSemaphorePermit>;
 
 impl HttpServer {
     /// Binds `address` (port 0 = any free one) and starts the thread `http`.
@@ -103,14 +114,15 @@ impl HttpServer {
         listener.set_nonblocking(true).map_err(refused)?;
         let bound = listener.local_addr().map_err(refused)?;
         let no_thread = |source| HttpError::Thread { source };
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(no_thread)?;
-        let stop = Arc::new(Notify::new());
-        let stopped = Arc::clone(&stop);
+        let mut runtime = tokio::runtime::Builder::new_current_thread();
+        let runtime = runtime.enable_all().max_blocking_threads(DISK_THREADS).build().map_err(no_thread)?;
+        let (stop, stopped) = watch::channel(false);
+        let site = Arc::new(Site::new(Arc::clone(&board), control, limits.image_bytes, stopped));
         let guard = board.watch("http server");
         let work = move || {
             let _guard = guard;
-            let router = routes::router(Arc::clone(&board), control, limits.image_bytes);
-            runtime.block_on(serve(listener, board, router, limits, &stopped));
+            stand_back();
+            runtime.block_on(serve(listener, &site, limits));
         };
         let thread = std::thread::Builder::new().name("http".to_owned()).spawn(work).map_err(no_thread)?;
         Ok(Self { address: bound, stop, thread: Some(thread) })
@@ -124,14 +136,14 @@ impl HttpServer {
 
 impl Drop for HttpServer {
     fn drop(&mut self) {
-        self.stop.notify_one();
+        let _ = self.stop.send(true); // Nobody hears it: the thread has ended.
         if let Some(thread) = self.thread.take() {
             let _ = thread.join(); // A panic there has been reported by the panic hook.
         }
     }
 }
 
-async fn serve(listener: StdListener, board: Arc<Board>, router: Router, limits: HttpLimits, stop: &Notify) {
+async fn serve(listener: StdListener, site: &Arc<Site>, limits: HttpLimits) {
     let listener = match TcpListener::from_std(listener) {
         Ok(listener) => listener,
         Err(error) => {
@@ -139,10 +151,11 @@ async fn serve(listener: StdListener, board: Arc<Board>, router: Router, limits:
             return;
         }
     };
+    let (router, mut ending) = (routes::router(Arc::clone(site)), site.ending.clone());
     let connections = Arc::new(Semaphore::new(limits.connections));
     loop {
         let accepted = tokio::select! {
-            () = stop.notified() => return,
+            _ = ending.changed() => break,
             accepted = listener.accept() => accepted,
         };
         fault::pass(Stage::Http);
@@ -151,16 +164,14 @@ async fn serve(listener: StdListener, board: Arc<Board>, router: Router, limits:
             continue;
         };
         let Ok(permit) = Arc::clone(&connections).try_acquire_owned() else {
-            board.stream.http_refused.fetch_add(1, Ordering::Relaxed);
+            site.board.stream.http_refused.fetch_add(1, Ordering::Relaxed);
             refuse(stream);
             continue;
         };
-        let router = router.clone();
-        tokio::spawn(async move {
-            converse(stream, router, limits).await;
-            drop(permit);
-        });
+        tokio::spawn(converse(stream, router.clone(), Arc::new(permit), limits));
     }
+    // A client that does not take it in time misses the end.
+    let _ = tokio::time::timeout(LAST_WORDS, site.live_places.acquire_many(CLIENTS_MAX)).await;
 }
 
 /// One line for who comes when every place is taken; no waiting for it to be read.
@@ -171,13 +182,19 @@ fn refuse(stream: TcpStream) {
     }
 }
 
-async fn converse(stream: TcpStream, router: Router, limits: HttpLimits) {
+async fn converse(stream: TcpStream, router: Router, place: Place, limits: HttpLimits) {
     let _ = stream.set_nodelay(true); // Only costs latency when refused.
+    let router = TowerToHyperService::new(router);
+    let service = service_fn(|mut request: hyper::Request<Incoming>| {
+        request.extensions_mut().insert(Arc::clone(&place));
+        router.call(request)
+    });
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(limits.header_timeout)
         .max_buf_size(limits.header_bytes.max(8192))
-        .serve_connection(TokioIo::new(stream), TowerToHyperService::new(router));
+        .serve_connection(TokioIo::new(stream), service)
+        .with_upgrades();
     let mut connection = pin!(connection);
     // How a connection ends, the peer has seen itself; there is nothing left to do about it here.
     tokio::select! {

@@ -219,7 +219,7 @@ pub struct StreamCounters {
     pub messages: AtomicU64,
     /// Bytes of these messages.
     pub bytes: AtomicU64,
-    /// Messages the transport refused.
+    /// Messages a transport had no room for.
     pub discarded: AtomicU64,
     /// Subscriptions received.
     pub subscriptions: AtomicU64,
@@ -227,6 +227,14 @@ pub struct StreamCounters {
     pub subscribers: AtomicU64,
     /// Subscribers turned away because there were too many.
     pub subscribers_refused: AtomicU64,
+    /// Messages sent to clients over WebSocket.
+    pub web_messages: AtomicU64,
+    /// Bytes of these messages.
+    pub web_bytes: AtomicU64,
+    /// Clients over WebSocket now: a gauge.
+    pub web_clients: AtomicU64,
+    /// Clients over WebSocket turned away because there were too many.
+    pub web_refused: AtomicU64,
     /// HTTP requests answered.
     pub http_requests: AtomicU64,
     /// HTTP requests and connections refused.

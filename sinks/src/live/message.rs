@@ -213,6 +213,53 @@ mod tests {
         }
     }
 
+    /// The messages that the page's tests read are those that are made here, byte for byte.
+    #[test]
+    fn golden_messages() {
+        let header = |kind, seq, image| Header {
+            v: VERSION,
+            kind,
+            acq: "01010101-0101-0101-0101-010101010101".to_owned(),
+            result: Some("ring".to_owned()),
+            seq,
+            time_ns: 1_700_000_000_000_000_000,
+            frame_from: 0,
+            frame_to: 6,
+            visible: 6,
+            durable: 4,
+            state: (kind == Kind::End).then_some(State::Complete),
+            status: None,
+            seqs: None,
+            image,
+        };
+        let image = |dtype, rows: &[[usize; 2]], region| {
+            Some(ImageHeader {
+                dtype,
+                shape: vec![rows.iter().map(|[first, end]| end - first).sum(), 3],
+                blob: 0,
+                rows: rows.to_vec(),
+                region,
+                full_shape: vec![4, 3],
+                axes: vec![Axis::pixels("scan_y"), Axis::pixels("scan_x")],
+                fill: "nan".to_owned(),
+                cfg: 2,
+                quality: Quality { missing: 1, dropped: 2 },
+                params: serde_json::Value::Null,
+            })
+        };
+        let whole = Some(ImageRegion { origin: vec![0, 0], shape: vec![4, 3] });
+        let mut values = vec![f64::NAN; 12];
+        values[..6].copy_from_slice(&[0.0, 1.5, -2.0, 3.25, f64::NAN, 5.0]);
+        let message = |header, values| Message { topic: String::new(), header, values };
+        let array = message(header(Kind::Array, 4, image(Precision::Single, &[[0, 4]], whole)), Some(values));
+        let rows = image(Precision::Double, &[[1, 2], [3, 4]], None);
+        let rows = message(header(Kind::Rows, 5, rows), Some([[4.5; 3], [7.5; 3]].concat()));
+        let end = message(header(Kind::End, 6, None), None);
+        assert_eq!(array.framed(), include_bytes!("../../../web/tests/golden/array.bin"));
+        assert_eq!(rows.framed(), include_bytes!("../../../web/tests/golden/rows.bin"));
+        assert_eq!(end.framed(), include_bytes!("../../../web/tests/golden/end.bin"));
+    }
+
     /// Headers without an image do not get one by reading them back.
     #[test]
     fn a_heartbeat_has_no_image() {

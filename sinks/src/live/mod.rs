@@ -1,8 +1,8 @@
 //! The live stream: the board that the reducers write, and what turns it into messages for programs.
 //!
 //! # Place in the path
-//! `reducer -> Board -> Feed -> ZMQ XPUB`; a feed of its own for every WebSocket; HTTP and metrics read the same board. Wire to live image is one queue,
-//! left of here; from the board on there is none, only the newest state.
+//! `reducer -> Board -> Feed -> ZMQ XPUB`; a feed of its own for every WebSocket; HTTP and metrics read the same board.
+//! Wire to live image is one queue, left of here; from the board on there is none, only the newest state.
 //!
 //! # Limits
 //! Images of [`ACQUISITIONS_MAX`] acquisitions, of at most [`UNFINISHED_MAX`] while more are unfinished; per subscriber,

@@ -112,11 +112,14 @@ impl LinkStatus {
 pub struct StreamStatus {
     /// Messages handed to the transport.
     pub messages: u64,
-    /// Messages the transport refused.
+    /// Messages a transport had no room for.
     pub discarded: u64,
     /// Subscribers connected now.
     #[serde(default)]
     pub subscribers: u64,
+    /// Clients over WebSocket now.
+    #[serde(default)]
+    pub web_clients: u64,
 }
 
 /// One acquisition.
@@ -286,6 +289,7 @@ impl Status {
                 messages: load(&board.stream.messages),
                 discarded: load(&board.stream.discarded),
                 subscribers: load(&board.stream.subscribers),
+                web_clients: load(&board.stream.web_clients),
             },
             fallen: board.fallen().into_iter().map(str::to_owned).collect(),
             acquisitions: board.look(|all| all.iter().rev().map(AcquisitionStatus::of).collect()),

@@ -86,11 +86,30 @@ fn images_in_every_form() {
     assert_eq!(get(&server, "/api/v1/acq/latest/result/com.png?component=angle").0, 200);
 }
 
-/// The status can be read back by the type that wrote it, and the page, metrics and health answer.
+/// The page comes whole from the binary: everything it names is there, with the type that browsers insist on.
 #[test]
-fn status_page_and_metrics() {
+fn the_page_is_whole() {
+    let (_board, server) = site(HttpLimits::default());
+    let (status, head, body) = get(&server, "/");
+    assert!(status == 200 && head.contains("content-type: text/html; charset=utf-8"));
+    let page = String::from_utf8(body).expect("UTF-8");
+    for (name, content_type) in [
+        ("app.js", "text/javascript; charset=utf-8"),
+        ("app.css", "text/css; charset=utf-8"),
+        ("icon.svg", "image/svg+xml"),
+    ] {
+        assert!(page.contains(&format!("\"/{name}\"")), "{name} is named");
+        let (status, head, body) = get(&server, &format!("/{name}"));
+        assert!(status == 200 && head.contains(&format!("content-type: {content_type}")) && !body.is_empty(), "{name}");
+    }
+    assert!(!page.contains("style=") && !page.contains("://"), "nothing that its policy forbids");
+    assert_eq!(get(&server, "/app.js.map").0, 404);
+}
+
+/// The status can be read back by the type that wrote it, and metrics and health answer.
+#[test]
+fn status_and_metrics() {
     let (board, server) = site(HttpLimits::default());
-    assert!(String::from_utf8_lossy(&get(&server, "/").2).contains("No acquisition yet"));
     let mut begun = acquisition(2, vec![FakePicture::new("<ring>", &[6, 5])]);
     begun.gaps.insert(ronchi_pipeline::GapReason::NeverArrived, 3);
     begun.watermarks[0].raise_visible(12);
@@ -99,8 +118,6 @@ fn status_page_and_metrics() {
     let wanted = Status::of(&board, SystemTime::UNIX_EPOCH);
     assert_eq!(status.acquisitions, wanted.acquisitions);
     assert_eq!((status.acquisitions[0].visible, status.v), (12, 1));
-    let page = String::from_utf8(get(&server, "/").2).expect("UTF-8");
-    assert!(page.contains("scan_2") && page.contains("&lt;ring&gt;") && !page.contains("<ring>"));
     let (status, head, body) = get(&server, "/metrics");
     assert!(status == 200 && head.contains("openmetrics-text"));
     assert!(String::from_utf8_lossy(&body).contains("ronchi_acquisition_visible_frames 12"));
@@ -128,6 +145,8 @@ fn hostile_requests_are_refused() {
         ))
     };
     assert_eq!((put("text/plain").0, put("application/json").0), (415, 404));
+    assert_eq!(put("application/json\norigin: http://evil.example").0, 403);
+    assert_eq!(put("application/json\norigin: http://localhost").0, 404, "our own page gets as far as a program");
     assert_eq!(send("GET / HTTP/1.1\nhost: localhost\ncontent-length: 1073741824\n\n").0, 413);
     assert_eq!(send("GET / HTTP/1.1\nhost: localhost\ntransfer-encoding: chunked\n\n").0, 413);
     assert_eq!(send(&format!("GET / HTTP/1.1\nhost: localhost\nx: {}\n\n", "a".repeat(1 << 20))).0, 431);

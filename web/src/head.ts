@@ -1,0 +1,93 @@
+// The row on top: which scan, in which state, how far.
+
+import { type Acquisition, type State, type Status, isFinishing } from "./api";
+import { h, say } from "./dom";
+import * as format from "./format";
+
+// Never by colour alone: each state has its word and its shape.
+const STATES: Record<State | "idle" | "finishing" | "offline", [string, string, string]> = {
+  idle: ["○", "idle", ""],
+  waiting: ["◔", "waiting", "attention"],
+  running: ["●", "scanning", "good"],
+  finishing: ["◕", "finishing", "good"],
+  complete: ["■", "complete", "good"],
+  interrupted: ["▲", "interrupted", "attention"],
+  failed: ["✕", "failed", "bad"],
+  offline: ["✕", "no connection", "bad"],
+};
+
+export class Head {
+  private readonly names = h("select", { "aria-label": "Acquisition" });
+  private readonly shape = h("i", { "aria-hidden": "true" });
+  private readonly word = h("span");
+  private readonly state = h("div", { class: "state", id: "state" }, this.shape, this.word);
+  private readonly progress = h("span", { class: "progress" });
+  private readonly kept = h("span", { class: "kept" });
+  private readonly line = h("div", { class: "progress-line" });
+  private readonly copy = h("button", { type: "button", class: "quiet" }, "Copy Python");
+  private listed = "";
+  private current: Acquisition | undefined;
+
+  constructor(element: HTMLElement, choose: (id: string) => void, theme: () => void) {
+    this.names.addEventListener("change", () => choose(this.names.value));
+    this.copy.addEventListener("click", () => void this.copyPython());
+    const switcher = h("button", { type: "button", class: "quiet", "aria-label": "Light or dark", title: "Light or dark", click: theme }, "◐");
+    const right = h("div", { class: "right" }, this.kept, this.copy, h("a", { href: "/api/v1/status" }, "status"), h("a", { href: "/metrics" }, "metrics"), switcher);
+    element.append(h("b", { class: "brand" }, "ronchi"), this.names, this.state, this.progress, right, this.line);
+  }
+
+  // `rate`: frames per second, for the time left.
+  show(status: Status | undefined, current: Acquisition | undefined, isConnected: boolean, rate: number): void {
+    this.current = current;
+    this.list(status?.acquisitions ?? []);
+    const [shape, word, mood] = STATES[!isConnected ? "offline" : !current ? "idle" : isFinishing(current) ? "finishing" : current.state];
+    say(this.shape, shape);
+    say(this.word, word);
+    this.state.dataset.mood = mood;
+    say(this.progress, current ? this.far(current, rate) : "");
+    const part = current ? done(current) / Math.max(1, total(current) ?? Infinity) : 0;
+    this.line.style.width = `${Math.min(1, part) * 100}%`;
+    say(this.kept, !current ? "" : current.recording ? "● recorded" : "○ preview, not recorded");
+    this.kept.title = current?.path ?? "";
+    this.copy.hidden = !current?.path;
+    document.title = current && isConnected ? `${word} · ${current.name}` : "ronchi";
+  }
+
+  private far(current: Acquisition, rate: number): string {
+    const [frames, all] = [done(current), total(current)];
+    const width = current.scan?.[1];
+    const where = width ? `row ${Math.min(current.scan![0], Math.floor(frames / width))} / ${current.scan![0]}` : `frame ${format.count(frames)}${all ? ` / ${format.count(all)}` : ""}`;
+    if (current.state !== "running" || !all || rate <= 0) return where;
+    return `${where} · ${format.duration((all - frames) / rate)} left`;
+  }
+
+  private list(acquisitions: Acquisition[]): void {
+    const listed = JSON.stringify(acquisitions.map(({ id, name }) => [id, name]));
+    if (listed === this.listed) return;
+    this.listed = listed;
+    const chosen = this.names.value;
+    const options = acquisitions.map(({ id, name }, index) => h("option", { value: index === 0 ? "latest" : id }, name));
+    this.names.replaceChildren(...(options.length > 0 ? options : [h("option", { value: "latest" }, "no scan yet")]));
+    this.names.value = acquisitions.some(({ id }) => id === chosen) ? chosen : "latest";
+    if (this.names.selectedIndex < 0) this.names.selectedIndex = 0;
+  }
+
+  private async copyPython(): Promise<void> {
+    const path = this.current?.path;
+    if (!path) return;
+    const text = `import zarr\nframes = zarr.open_array(${JSON.stringify(`${path}/frames`)}, mode="r")  # (frame, y, x)\n`;
+    await navigator.clipboard.writeText(text).catch(() => window.prompt("Copy this line:", text));
+    say(this.copy, "Copied");
+    setTimeout(() => say(this.copy, "Copy Python"), 1500);
+  }
+}
+
+// Frames that have come, as far as anybody knows.
+export function done(acquisition: Acquisition): number {
+  return Math.max(acquisition.visible, ...acquisition.results.map((result) => result.frames[1]));
+}
+
+function total(acquisition: Acquisition): number | undefined {
+  if (acquisition.frame_count !== null) return acquisition.frame_count;
+  return acquisition.scan ? acquisition.scan[0] * acquisition.scan[1] : undefined;
+}

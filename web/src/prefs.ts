@@ -1,0 +1,46 @@
+// What the page remembers in this browser: layout, contrast, colours. Data and detectors are the receiver's.
+
+import type { MapName, Stretch } from "./colour";
+
+export interface PanePrefs {
+  map?: MapName;
+  stretch?: Stretch;
+  frozen?: [number, number];
+  part?: string;
+}
+
+export interface Prefs {
+  source: string;
+  theme: "dark" | "light";
+  stepNm: number | null;
+  mradPerPx: number | null;
+  hidden: string[];
+  panes: Record<string, PanePrefs>;
+  colours: Record<string, string>;
+  unseen: string[];
+}
+
+const KEY = "ronchi.view.1";
+const DEFAULTS: Prefs = { source: "", theme: "dark", stepNm: null, mradPerPx: null, hidden: [], panes: {}, colours: {}, unseen: [] };
+
+function load(): Prefs {
+  try {
+    return { ...structuredClone(DEFAULTS), ...(JSON.parse(localStorage.getItem(KEY) ?? "{}") as Partial<Prefs>) };
+  } catch {
+    return structuredClone(DEFAULTS); // Not readable, or no storage: the page works without.
+  }
+}
+
+export const prefs = load();
+
+export function keep(): void {
+  try {
+    localStorage.setItem(KEY, JSON.stringify(prefs));
+  } catch {
+    // Without storage nothing is remembered.
+  }
+}
+
+export function pane(name: string): PanePrefs {
+  return (prefs.panes[name] ??= {});
+}
