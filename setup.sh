@@ -28,6 +28,8 @@ system_packages() {
   ldconfig -p | grep -q libfuse3.so.3 || missing+=(libfuse3-3) # A disk that refuses: what EIO does.
   command -v promtool >/dev/null || missing+=(prometheus) # Checks alerts and the dashboard; it is not started.
   python3 -c 'import ensurepip, venv' 2>/dev/null || missing+=(python3 python3-venv)
+  command -v node >/dev/null || missing+=(nodejs) # Builds the page; the binary needs it no more than Rust does.
+  command -v npm >/dev/null || missing+=(npm)
   if [ ${#missing[@]} = 0 ]; then say "system packages: all present"; return; fi
   say "system packages: installing ${missing[*]}"
   command -v apt-get >/dev/null || die "no apt-get here; install by other means: ${missing[*]}"
@@ -74,8 +76,21 @@ python_environment() {
   printf '%s\n' "$wanted" >"$folder/requirements.sha256"
 }
 
+# What the page is built and tested with; without it the committed page is served all the same.
+page() {
+  npm --prefix web ci --no-audit --no-fund --silent
+  if command -v chromium google-chrome >/dev/null; then say "page: node $(node --version), a browser to test it in"; return; fi
+  say "page: node $(node --version); installing Chromium"
+  # Ubuntu has it as a snap only; there, bring a browser of your own.
+  if ! { command -v apt-get >/dev/null && as_root apt-get update -qq &&
+    as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends chromium </dev/null; }; then
+    say "page: no Chromium (chromium or google-chrome in PATH): its tests in the browser will be skipped"
+  fi
+}
+
 system_packages
 rust
+page
 plugins
 fuzzing
 python_environment .venv "$REQUIREMENTS"

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Runs everything that must hold: format, lints, documentation, Rust and Python tests, plug-ins, a short fuzz of every
-# target, a bench smoke. Goes on after a failure, so that one run shows all of them. The last line counts the tests of
+# Runs everything that must hold: format, lints, documentation, the page, Rust and Python tests, plug-ins, a short fuzz of
+# every target, a bench smoke. Goes on after a failure, so that one run shows all of them. The last line counts the tests of
 # cargo and pytest; the exit status is that of all steps together.
 #
 #   RONCHI_FUZZ_SECONDS  seconds per fuzz target (10)
@@ -61,6 +61,13 @@ plugins() {
   RONCHI_BIN=target/debug/ronchi .venv/bin/python -B -m pytest tests/python/test_plugins.py -p no:cacheprovider -ra
 }
 
+# The page: types, its own tests, and that the committed build is that of the sources.
+web() {
+  npm --prefix web ci --no-audit --no-fund && npm --prefix web run check && npm --prefix web test || return 1
+  npm --prefix web run build -- --outDir ../target/web-dist --emptyOutDir && diff -r web/dist target/web-dist ||
+    { printf 'web/dist is not what web/ builds: run npm --prefix web run build, and commit it\n'; return 1; }
+}
+
 fuzz_all() {
   local target targets
   targets=$(cargo +nightly fuzz list) || return 1
@@ -77,6 +84,7 @@ fuzz_all() {
 }
 
 step fmt cargo fmt --all -- --check
+if command -v npm >/dev/null; then step web web; else skip web "npm is missing (./setup.sh installs it)"; fi
 step clippy cargo clippy --workspace --all-targets --locked -- -D warnings
 # With the runtime of plug-ins, built once for all tests; what is shipped without it is built below. Clippy of it takes
 # five minutes more: cargo clippy -p ronchi --features plugins.
