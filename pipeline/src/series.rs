@@ -165,6 +165,8 @@ pub struct LinkCounters {
     pub blocks: AtomicU64,
     /// Frames that never arrived.
     pub missing_frames: AtomicU64,
+    /// Frames that the detector says it dropped because nobody fetched them in time.
+    pub dropped_frames: AtomicU64,
     /// Frames that arrived broken.
     pub rejected_frames: AtomicU64,
     /// Frames that arrived whole in their compressed form, and cannot be decoded.

@@ -77,7 +77,7 @@ impl fmt::Debug for BoardCollector {
 /// One counter per link: name, help, unit and where to read it.
 type LinkMetric = (&'static str, &'static str, Option<Unit>, fn(&LinkCounters) -> &AtomicU64);
 
-const LINK_COUNTERS: [LinkMetric; 15] = [
+const LINK_COUNTERS: [LinkMetric; 16] = [
     ("reconnects", "Connections to the detector lost or refused after the first", None, |c| &c.reconnects),
     ("series", "Series begun", None, |c| &c.series),
     ("frames", "Frames received whole", None, |c| &c.frames),
@@ -93,6 +93,7 @@ const LINK_COUNTERS: [LinkMetric; 15] = [
     ("durable_frames", "Frames durable on disk", None, |c| &c.durable_frames),
     ("written", "Bytes handed to the disk, headers included", Some(Unit::Bytes), |c| &c.written_bytes),
     ("missing_frames", "Frames that never arrived", None, |c| &c.missing_frames),
+    ("dropped_frames", "Frames the detector dropped as nobody fetched them", None, |c| &c.dropped_frames),
 ];
 
 impl Collector for BoardCollector {

@@ -201,6 +201,7 @@ impl Finisher {
                 received,
                 durable: durable.unwrap_or(0),
                 missing: gaps.frame_count(),
+                dropped: counts.dropped,
                 rejected: counts.rejected,
                 damaged: self.not_decoded(parts),
                 duplicate: counts.duplicate,

@@ -66,6 +66,8 @@ pub struct Frames {
     pub durable: u64,
     /// Not there: the sum of all gaps.
     pub missing: u64,
+    /// Of these, dropped by the detector because nobody fetched them in time, where it tells that.
+    pub dropped: u64,
     /// Arrived broken.
     pub rejected: u64,
     /// Arrived whole in compressed form, and do not decode; of a preview, as far as anything is reduced.
@@ -83,6 +85,8 @@ pub struct Frames {
 /// Totals of a receiver that a summary reports as differences.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Counts {
+    /// Frames that the detector dropped.
+    pub dropped: u64,
     /// Frames that arrived broken.
     pub rejected: u64,
     /// Frames of a preview that do not decode.
@@ -100,6 +104,7 @@ impl Counts {
     pub fn of(counters: &LinkCounters) -> Self {
         let read = LinkCounters::read;
         Self {
+            dropped: read(&counters.dropped_frames),
             rejected: read(&counters.rejected_frames),
             damaged: read(&counters.damaged_frames),
             duplicate: read(&counters.duplicate_frames),
@@ -111,6 +116,7 @@ impl Counts {
     /// Both together.
     pub fn plus(self, other: Self) -> Self {
         Self {
+            dropped: self.dropped + other.dropped,
             rejected: self.rejected + other.rejected,
             damaged: self.damaged + other.damaged,
             duplicate: self.duplicate + other.duplicate,
@@ -122,6 +128,7 @@ impl Counts {
     /// What has come since `earlier`.
     pub fn since(self, earlier: Self) -> Self {
         Self {
+            dropped: self.dropped - earlier.dropped,
             rejected: self.rejected - earlier.rejected,
             damaged: self.damaged - earlier.damaged,
             duplicate: self.duplicate - earlier.duplicate,
@@ -193,6 +200,9 @@ impl Display for Summary {
         if let Some(tail) = tail {
             writeln!(f, "  ended early: the last {} frames were not taken", tail.count)?;
         }
+        if frames.dropped > 0 {
+            writeln!(f, "  THE DETECTOR DROPPED {} FRAMES BECAUSE NOBODY FETCHED THEM IN TIME", frames.dropped)?;
+        }
         for TileLaw { tile, law } in &self.law {
             let verdict = if law.holds { "accounted for" } else { "UNSOUND" };
             let of = if self.law.len() > 1 { format!("tile {tile}: ") } else { String::new() };
@@ -239,6 +249,7 @@ mod tests {
                 received: 10,
                 durable: 10,
                 missing: 0,
+                dropped: 0,
                 rejected: 0,
                 damaged: 0,
                 duplicate: 0,

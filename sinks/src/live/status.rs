@@ -185,7 +185,7 @@ pub fn disk_free_bytes(path: &Path) -> Option<u64> {
 }
 
 /// Counters of a link with their names, in the order of the struct; `connected` is not among them.
-pub fn link_counters(counters: &LinkCounters) -> [(&'static str, u64); 18] {
+pub fn link_counters(counters: &LinkCounters) -> [(&'static str, u64); 19] {
     let read = LinkCounters::read;
     [
         ("reconnects", read(&counters.reconnects)),
@@ -194,6 +194,7 @@ pub fn link_counters(counters: &LinkCounters) -> [(&'static str, u64); 18] {
         ("bytes", read(&counters.bytes)),
         ("blocks", read(&counters.blocks)),
         ("missing_frames", read(&counters.missing_frames)),
+        ("dropped_frames", read(&counters.dropped_frames)),
         ("rejected_frames", read(&counters.rejected_frames)),
         ("damaged_frames", read(&counters.damaged_frames)),
         ("duplicate_frames", read(&counters.duplicate_frames)),

@@ -193,6 +193,7 @@ fn link_line(readings: &[Reading], number: usize, link: &LinkStatus) -> String {
         format!("link {number}    {}  {state}, {:.0} frames/s, {}/s", link.name, rates.frames, bytes(rates.bytes));
     for (name, word) in [
         ("missing_frames", "missing"),
+        ("dropped_frames", "dropped by the detector"),
         ("rejected_frames", "broken"),
         ("damaged_frames", "undecodable"),
         ("duplicate_frames", "twice"),
