@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 
 use ronchi_pipeline::Region;
 
+use crate::dectris::Finding;
 use crate::limits::{LIMITS, VIRTUAL_MAX};
 use crate::plan::{LinkPlan, Plan, SourcePlan, VOLUMES_MAX};
 use crate::problem::{Problem, Problems, quoted};
@@ -13,9 +14,6 @@ use crate::value::{check_name, check_result_name, check_virtual, parse_live_endp
 const LINKS_MAX: usize = 64;
 /// Largest pool, in bytes.
 const POOL_BYTES_MAX: u64 = 1 << 38;
-
-/// A key and what is wrong with it.
-type Finding = (String, String);
 
 impl Plan {
     /// Checks a plan that was put together by hand, with the rules that also hold for files.
@@ -37,6 +35,7 @@ impl Plan {
         let mut found = Vec::new();
         self.check_links(&mut found);
         self.check_regions(&mut found);
+        self.check_controls(&mut found);
         self.check_conditions(&mut found);
         self.check_live(&mut found);
         self.check_volumes(&mut found);
@@ -134,6 +133,15 @@ impl Plan {
             }
             found.extend(check_result_name(name).err().map(|message| (key(".name"), message)));
             found.extend(check_virtual(detector, self.detector).err().map(|message| (key(""), message)));
+        }
+    }
+
+    /// Triggers and images of a detector that is driven agree with the scan.
+    fn check_controls(&self, found: &mut Vec<Finding>) {
+        for (i, link) in self.links.iter().enumerate().take(LINKS_MAX) {
+            let SourcePlan::Dectris { control: Some(control), .. } = &link.source else { continue };
+            let finding = control.scan_finding(self);
+            found.extend(finding.map(|(key, message)| (format!("link[{i}].control.{key}"), message)));
         }
     }
 

@@ -126,8 +126,11 @@ fn link_text(link: &LinkPlan) -> String {
         SourcePlan::Merlin { host, data_port, control: Some(control) } => {
             format!("merlin at {host}, data port {data_port}, armed over port {}", control.port)
         }
-        SourcePlan::Dectris { stream: DectrisStream::Legacy, endpoint } => format!("DECTRIS STREAM of {endpoint}"),
-        SourcePlan::Dectris { stream: DectrisStream::Cbor, endpoint } => format!("DECTRIS STREAM2 of {endpoint}"),
+        SourcePlan::Dectris { stream, endpoint, control } => {
+            let name = if *stream == DectrisStream::Legacy { "STREAM" } else { "STREAM2" };
+            let driven = control.as_ref().map(|control| format!(", driven over port {}", control.port));
+            format!("DECTRIS {name} of {endpoint}{}", driven.unwrap_or_default())
+        }
         SourcePlan::Tiles { endpoint, bind: false } => format!("tiles, connecting to {endpoint}"),
         SourcePlan::Tiles { endpoint, bind: true } => format!("tiles, listening on {endpoint}"),
         SourcePlan::Replay { path, interval, tile } => {

@@ -16,6 +16,7 @@
 
 mod check;
 pub mod condition_file;
+mod dectris;
 mod describe;
 mod document;
 mod limits;
@@ -25,12 +26,13 @@ mod problem;
 mod read;
 mod value;
 
+pub use dectris::{DectrisCompression, DectrisControlPlan, DectrisTrigger, HeaderDetail, TriggerPer, parse_control};
 pub use plan::{
     Compress, DataPlan, DectrisStream, Limits, LinkPlan, LivePlan, MerlinControlPlan, MerlinTrigger, Plan, Recipe,
     ScanPlan, SourcePlan,
 };
 pub use problem::{Error, Problem, Problems, ValueError};
 pub use value::{
-    check_name, check_virtual, parse_descan, parse_http, parse_live_endpoint, parse_nodata, parse_rectangle,
-    parse_reduction, parse_reserve, parse_scan, parse_source, parse_virtual,
+    MERLIN_CONTROL_PORT, check_name, check_virtual, parse_descan, parse_http, parse_live_endpoint, parse_nodata,
+    parse_rectangle, parse_reduction, parse_reserve, parse_scan, parse_source, parse_virtual,
 };

@@ -7,6 +7,8 @@ use std::time::Duration;
 use ronchi_pipeline::reduce::{Conditions, Reduction};
 use ronchi_pipeline::{Layout, NavShape, Region, Repeats, Scan, ScanOrder, SigShape};
 
+use crate::dectris::DectrisControlPlan;
+
 /// Least reserve unless told otherwise, in bytes.
 const RESERVE_BYTES_MIN: u64 = 2 << 30;
 /// Unless told otherwise, one part in so many of the file system is the reserve,
@@ -91,6 +93,8 @@ pub enum SourcePlan {
         stream: DectrisStream,
         /// ZMQ endpoint, e.g. `tcp://10.0.0.2:31001`.
         endpoint: String,
+        /// Whether and how to drive the detector over its REST interface.
+        control: Option<DectrisControlPlan>,
     },
     /// A recorded data set, also one that still grows.
     Replay {
@@ -178,6 +182,12 @@ impl ScanPlan {
         let shape = self.shape.or(announced)?;
         let Self { order, flyback, sync_offset, frames_per_position, passes, repeats, .. } = *self;
         Some(Scan { shape, order, flyback, sync_offset, frames_per_position, passes, repeats })
+    }
+
+    /// Frames of the whole scan, or of the list that places them; `None` when only the detector knows.
+    pub fn frame_count(&self, conditions: &Conditions) -> Option<u64> {
+        let listed = conditions.positions.as_ref().map(|list| list.frame_count());
+        listed.or_else(|| self.scan(None).map(|scan| scan.frame_count()))
     }
 }
 

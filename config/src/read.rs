@@ -13,6 +13,7 @@ use ronchi_pipeline::{AXIS_MAX, NavShape, Region, Repeats, ScanOrder, SigShape};
 use toml::Spanned;
 use toml::de::DeTable;
 
+use crate::dectris::{self, DectrisControlPlan};
 use crate::document::{Document, Section, Value};
 use crate::limits::{LIMITS, RESERVE_RULE, VIRTUAL_MAX, reserve_bytes};
 use crate::plan::{
@@ -403,10 +404,12 @@ fn link(value: &Value<'_>, base_dir: &Path) -> Option<LinkPlan> {
     );
     let mut source = source.and_then(|value| parsed(&value, "the address of a detector", parse_source));
     if let Some(table) = section.get("control") {
-        let settings = table.section(&["port", "frames", "trigger"]).map(|section| control(&section));
         match &mut source {
-            Some(SourcePlan::Merlin { control, .. }) => *control = settings,
-            Some(_) => section.fail("control", "only a merlin:// link has a control port"),
+            Some(SourcePlan::Merlin { control, .. }) => {
+                *control = table.section(&["port", "frames", "trigger"]).map(|section| merlin_control(&section));
+            }
+            Some(SourcePlan::Dectris { control, .. }) => *control = dectris_control(&table),
+            Some(_) => section.fail("control", "only a merlin://, dectris1:// or dectris2:// link can be armed"),
             None => {}
         }
     }
@@ -418,12 +421,25 @@ fn link(value: &Value<'_>, base_dir: &Path) -> Option<LinkPlan> {
     Some(LinkPlan { source, region })
 }
 
-fn control(section: &Section<'_>) -> MerlinControlPlan {
+fn merlin_control(section: &Section<'_>) -> MerlinControlPlan {
     MerlinControlPlan {
         port: section.int_or("port", MERLIN_CONTROL_PORT.into(), 1..=u64::from(u16::MAX)) as u16,
         frame_count: section.get("frames").and_then(|value| value.int(1..=1 << 32)),
         trigger: section.get("trigger").and_then(|value| value.choice(&TRIGGERS)),
     }
+}
+
+fn dectris_control(table: &Value<'_>) -> Option<DectrisControlPlan> {
+    let section = table.section(&dectris::KEYS)?;
+    let values: Vec<_> = dectris::KEYS.iter().filter_map(|key| Some((*key, section.get(key)?))).collect();
+    let found = match DectrisControlPlan::parse(&section.json(&[])) {
+        Ok(plan) => return Some(plan),
+        Err(found) => found,
+    };
+    for (key, message) in found {
+        values.iter().filter(|(known, _)| *known == key).for_each(|(_, value)| value.fail(message.clone()));
+    }
+    None
 }
 
 /// The centre given, or `floor(n / 2)` of the detector when its shape is known.

@@ -18,7 +18,7 @@ pub(crate) const MERLIN_DATA_PORT: u16 = 6342;
 const DECTRIS_LEGACY_PORT: u16 = 9999;
 const DECTRIS_CBOR_PORT: u16 = 31_001;
 /// Merlin's control port unless told otherwise.
-pub(crate) const MERLIN_CONTROL_PORT: u16 = 6341;
+pub const MERLIN_CONTROL_PORT: u16 = 6341;
 /// Names that reductions without a mask give their results.
 pub(crate) const RESULT_NAMES: [&str; 4] = ["total", "com", "sum", "max"];
 
@@ -101,7 +101,7 @@ pub fn parse_source(text: &str) -> Result<SourcePlan, ValueError> {
 }
 
 fn dectris(stream: DectrisStream, host: &str, port: u16) -> SourcePlan {
-    SourcePlan::Dectris { stream, endpoint: format!("tcp://{host}:{port}") }
+    SourcePlan::Dectris { stream, endpoint: format!("tcp://{host}:{port}"), control: None }
 }
 
 /// `PATH[?rate=R][&tile=N]`; a path may hold question marks before the last one.

@@ -20,7 +20,7 @@ use ronchi_pipeline::{
 };
 
 use crate::filling::{Arrivals, Filling};
-use crate::source::{Begin, Fill, Source};
+use crate::source::{Begin, Fill, Source, SourceError};
 
 /// How often a waiting loop looks at the stop flag.
 const POLL: Duration = Duration::from_millis(50);
@@ -68,10 +68,13 @@ pub enum ReceiveError {
     /// Nothing more can be recorded.
     #[error(transparent)]
     WriterGone(#[from] WriterGone),
+    /// The detector will not do what is asked of it.
+    #[error(transparent)]
+    Detector(SourceError),
 }
 
-/// Receives series until `stop` is set or `series_max` have ended; returns how many did. A refused series ends the loop
-/// when a number of series is waited for; otherwise it is logged and skipped.
+/// Receives series until `stop` is set or `series_max` have ended; returns how many did. A refused series, or a detector that
+/// refuses what is asked of it, ends the loop when a number of series is waited for; otherwise it is logged and skipped.
 ///
 /// A lost connection ends the series and is not an error: the source connects again.
 pub fn receive(
@@ -102,6 +105,7 @@ pub fn receive(
                 register.end(link.id, end);
                 series_count += 1;
             }
+            Err(error) if series_max.is_some() && error.is_refusal() => return Err(ReceiveError::Detector(error)),
             Err(error) => {
                 let message = error.to_string();
                 if message != last_error {

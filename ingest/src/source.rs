@@ -13,6 +13,7 @@ use std::time::Instant;
 
 use ronchi_pipeline::{Announcement, EndReason, FrameIndex};
 
+use crate::dectris::simplon::RestError;
 use crate::filling::Filling;
 
 /// A detector link.
@@ -90,6 +91,17 @@ pub enum SourceError {
         /// Why.
         reason: String,
     },
+    /// A detector's REST interface did not do what was asked.
+    #[error(transparent)]
+    Rest(#[from] RestError),
+    /// The detector cannot take what is asked of it as it is now.
+    #[error("{address}: {reason}")]
+    Unfit {
+        /// Who.
+        address: String,
+        /// Why not, and what helps.
+        reason: String,
+    },
     /// The detector refused a control request.
     #[error("{address} answered {request} with error {code}")]
     Control {
@@ -100,4 +112,15 @@ pub enum SourceError {
         /// The detector's error number.
         code: i64,
     },
+}
+
+impl SourceError {
+    /// Whether the detector answered that it will not do what is asked: asking again does not help.
+    pub fn is_refusal(&self) -> bool {
+        match self {
+            Self::Rest(error) => error.is_refusal(),
+            Self::Unfit { .. } => true,
+            _ => false,
+        }
+    }
 }

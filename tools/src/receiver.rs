@@ -14,7 +14,7 @@ use anyhow::{Context, Result, bail, ensure};
 use crossbeam_channel::{Receiver as Queue, Sender, bounded};
 use nix::sys::signal::{SigSet, Signal};
 use ronchi_config::{Compress, Limits, LinkPlan, Plan, SourcePlan};
-use ronchi_ingest::dectris::{DectrisSettings, DectrisSource};
+use ronchi_ingest::dectris::{DectrisSettings, DectrisSource, DriveSettings, DrivenSource};
 use ronchi_ingest::merlin::{MerlinOptions, MerlinSource};
 use ronchi_ingest::replay::ReplaySource;
 use ronchi_ingest::tiles::{TileSettings, TileSource};
@@ -247,7 +247,10 @@ fn open_source(plan: &Plan, link: &LinkPlan, counters: &Arc<LinkCounters>) -> Re
             let settings = DectrisSettings::from_plan(plan, link).context("a DECTRIS stream")?;
             let mut source = DectrisSource::new(settings);
             source.open()?; // Connects before anybody arms the detector.
-            Box::new(source)
+            match DriveSettings::from_plan(plan, link) {
+                Some(drive) => Box::new(DrivenSource::new(source, drive, Arc::clone(counters))),
+                None => Box::new(source),
+            }
         }
         SourcePlan::Tiles { .. } => {
             let settings = TileSettings::from_plan(plan, link).context("a tile stream")?;

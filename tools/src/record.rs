@@ -4,11 +4,11 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use clap::Args;
 use ronchi_config::{
-    Compress, DataPlan, Limits, LinkPlan, LivePlan, MerlinControlPlan, MerlinTrigger, Plan, SourcePlan, ValueError,
-    parse_reserve, parse_source,
+    Compress, DataPlan, DectrisControlPlan, Limits, LinkPlan, LivePlan, MERLIN_CONTROL_PORT, MerlinControlPlan,
+    MerlinTrigger, Plan, SourcePlan, ValueError, parse_control, parse_reserve, parse_source,
 };
 
 use crate::asked::{ReductionArgs, ScanArgs};
@@ -20,8 +20,8 @@ use crate::{progress, stop};
 /// Options of `ronchi record`.
 #[derive(Debug, Args)]
 pub struct RecordArgs {
-    /// Where the frames come from: merlin://HOST[:PORT], tiles://HOST:PORT (connect), tiles+bind://HOST:PORT (listen) or a data
-    /// set, replay:PATH[?rate=FRAMES_PER_SECOND][&tile=NUMBER]
+    /// Where the frames come from: merlin://HOST[:PORT], dectris1://HOST[:PORT], dectris2://HOST[:PORT], tiles://HOST:PORT
+    /// (connect), tiles+bind://HOST:PORT (listen) or a data set, replay:PATH[?rate=FRAMES_PER_SECOND][&tile=NUMBER]
     #[arg(value_parser = source)]
     source: SourcePlan,
     /// Data set to make, NAME.ronchi; must not exist
@@ -64,18 +64,22 @@ pub struct RecordArgs {
 /// How to arm a detector that has a control port.
 #[derive(Debug, Args)]
 struct ArmArgs {
-    /// Arm the detector over its control port (Merlin)
+    /// Set and arm the detector over its control port: Merlin, DECTRIS
     #[arg(long)]
     arm: bool,
-    /// Control port
-    #[arg(long, default_value_t = 6341, requires = "arm")]
-    control_port: u16,
-    /// Frames to set before arming; default is the scan's
+    /// Control port; 6341 (Merlin), 80 (DECTRIS) unless told
+    #[arg(long, requires = "arm", value_parser = clap::value_parser!(u16).range(1..))]
+    control_port: Option<u16>,
+    /// Frames to set before arming (Merlin); default is the scan's
     #[arg(long, requires = "arm")]
     frames: Option<u64>,
-    /// Start trigger to set before arming; default leaves the detector's
+    /// Trigger to set before arming; default leaves the detector's. inte to exts are DECTRIS', the others Merlin's
     #[arg(long, requires = "arm", value_enum)]
     trigger: Option<Trigger>,
+    /// Set more before arming (DECTRIS), once for each: trigger_per=frame, line or scan, count_time_s=1e-4, compression=bslz4, any
+    /// key of [link.control] in docs/configuration.md
+    #[arg(long = "set", requires = "arm", value_name = "KEY=VALUE")]
+    settings: Vec<String>,
 }
 
 #[derive(Debug, Clone, Copy, clap::ValueEnum)]
@@ -92,6 +96,10 @@ enum Trigger {
     RisingLvds,
     FallingLvds,
     Soft,
+    Inte,
+    Ints,
+    Exte,
+    Exts,
 }
 
 impl From<Codec> for Compress {
@@ -103,16 +111,23 @@ impl From<Codec> for Compress {
     }
 }
 
-impl From<Trigger> for MerlinTrigger {
-    fn from(trigger: Trigger) -> Self {
-        match trigger {
-            Trigger::Internal => Self::Internal,
-            Trigger::RisingTtl => Self::RisingTtl,
-            Trigger::FallingTtl => Self::FallingTtl,
-            Trigger::RisingLvds => Self::RisingLvds,
-            Trigger::FallingLvds => Self::FallingLvds,
-            Trigger::Soft => Self::Soft,
-        }
+impl Trigger {
+    fn word(self) -> String {
+        clap::ValueEnum::to_possible_value(&self).map(|value| value.get_name().to_owned()).unwrap_or_default()
+    }
+
+    fn of_merlin(self) -> Result<MerlinTrigger> {
+        Ok(match self {
+            Self::Internal => MerlinTrigger::Internal,
+            Self::RisingTtl => MerlinTrigger::RisingTtl,
+            Self::FallingTtl => MerlinTrigger::FallingTtl,
+            Self::RisingLvds => MerlinTrigger::RisingLvds,
+            Self::FallingLvds => MerlinTrigger::FallingLvds,
+            Self::Soft => MerlinTrigger::Soft,
+            Self::Inte | Self::Ints | Self::Exte | Self::Exts => {
+                bail!("--trigger {}: a Merlin has no such", self.word())
+            }
+        })
     }
 }
 
@@ -151,9 +166,7 @@ impl RecordArgs {
         let data = self.data()?;
         let scan = self.scan.plan();
         let conditions = self.conditions.read()?;
-        let listed = conditions.positions.as_ref().map(|list| list.frame_count());
-        let frame_count = listed.or_else(|| scan.scan(None).map(|scan| scan.frame_count()));
-        let source = self.arm.apply(self.source, frame_count)?;
+        let source = self.arm.apply(self.source, scan.frame_count(&conditions))?;
         let plan = Plan {
             data,
             links: vec![LinkPlan { source, region: None }],
@@ -192,18 +205,37 @@ impl ArmArgs {
     /// `frame_count` is that of the scan.
     fn apply(&self, source: SourcePlan, frame_count: Option<u64>) -> Result<SourcePlan> {
         match source {
-            SourcePlan::Merlin { host, data_port, control } => {
-                let armed = self.arm.then(|| MerlinControlPlan {
-                    port: self.control_port,
-                    frame_count: self.frames.or(frame_count),
-                    trigger: self.trigger.map(MerlinTrigger::from),
-                });
-                Ok(SourcePlan::Merlin { host, data_port, control: armed.or(control) })
+            source if !self.arm => Ok(source),
+            SourcePlan::Merlin { host, data_port, .. } => {
+                let control = Some(self.merlin(frame_count)?);
+                Ok(SourcePlan::Merlin { host, data_port, control })
             }
-            SourcePlan::Dectris { .. } if self.arm => bail!("--arm: arm the detector by its own software"),
-            SourcePlan::Tiles { .. } if self.arm => bail!("--arm: a tile stream has no control port"),
-            SourcePlan::Replay { .. } if self.arm => bail!("--arm: a recorded data set has no control port"),
-            other => Ok(other),
+            SourcePlan::Dectris { stream, endpoint, .. } => {
+                let control = Some(self.dectris()?);
+                Ok(SourcePlan::Dectris { stream, endpoint, control })
+            }
+            SourcePlan::Tiles { .. } => bail!("--arm: a tile stream has no control port"),
+            SourcePlan::Replay { .. } => bail!("--arm: a recorded data set has no control port"),
         }
+    }
+
+    fn merlin(&self, frame_count: Option<u64>) -> Result<MerlinControlPlan> {
+        ensure!(self.settings.is_empty(), "--set: a Merlin takes --frames and --trigger");
+        Ok(MerlinControlPlan {
+            port: self.control_port.unwrap_or(MERLIN_CONTROL_PORT),
+            frame_count: self.frames.or(frame_count),
+            trigger: self.trigger.map(Trigger::of_merlin).transpose()?,
+        })
+    }
+
+    fn dectris(&self) -> Result<DectrisControlPlan> {
+        ensure!(
+            self.frames.is_none(),
+            "--frames: a DECTRIS detector takes --set trigger_per=..., or ntrigger and nimages"
+        );
+        let port = self.control_port.map(|port| format!("port={port}"));
+        let trigger = self.trigger.map(|trigger| format!("trigger={}", trigger.word()));
+        let pairs: Vec<String> = port.into_iter().chain(trigger).chain(self.settings.iter().cloned()).collect();
+        parse_control(&pairs).context("--set")
     }
 }

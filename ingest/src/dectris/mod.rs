@@ -1,7 +1,8 @@
 //! DECTRIS detectors: STREAM and STREAM2 over ZeroMQ (`docs/detectors/dectris.md`).
 //!
 //! # Place in the path
-//! `DectrisSource` is a [`Source`]: what a message means is said here, everything else in `messages`.
+//! `DectrisSource` is a [`Source`]: what a message means is said here, everything else in `messages`. `DrivenSource` is the same
+//! with a detector that ronchi drives over its REST interface.
 //!
 //! # Invariants
 //! - I1: a series is opened by its first image, which alone says for certain what pixels are; its start must have come before.
@@ -16,7 +17,10 @@
 //! Thresholds come as images of their own. They are stored below each other, in the order in which the detector names them:
 //! `n` channels of `h` x `w` pixels are frames of `n h` x `w`.
 
+mod control;
+mod driven;
 mod picture;
+pub mod simplon;
 mod stream1;
 mod stream2;
 
@@ -30,6 +34,8 @@ use crate::filling::Filling;
 use crate::messages::{Endpoint, FrameHead, Judged, Known, Meaning, MessageSource, Part, Protocol, Running};
 use crate::source::{Begin, Fill, Source, SourceError};
 
+pub use control::DriveSettings;
+pub use driven::DrivenSource;
 use picture::{CHANNELS_MAX, Codec, Coded, Picture, Pictures};
 use stream1::Stream1;
 
@@ -58,7 +64,7 @@ pub struct DectrisSettings {
 impl DectrisSettings {
     /// The settings of one link; `None` when it is not a DECTRIS stream.
     pub fn from_plan(plan: &Plan, link: &LinkPlan) -> Option<Self> {
-        let SourcePlan::Dectris { stream, endpoint } = &link.source else { return None };
+        let SourcePlan::Dectris { stream, endpoint, .. } = &link.source else { return None };
         Some(Self {
             stream: *stream,
             endpoint: endpoint.clone(),

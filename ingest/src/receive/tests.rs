@@ -13,6 +13,19 @@ use crate::source::SourceError;
 
 const FRAME_BYTES: u32 = 6;
 
+/// A detector that will not do what is asked of it.
+struct Unwilling;
+
+impl Source for Unwilling {
+    fn begin(&mut self, _: Instant) -> Result<Begin, SourceError> {
+        Err(SourceError::Unfit { address: "detector".into(), reason: "it is taking images".into() })
+    }
+
+    fn fill(&mut self, _: &mut Filling<'_>, _: Instant) -> Result<Fill, SourceError> {
+        unreachable!("no series begins")
+    }
+}
+
 /// Delivers frames in a given order, one pause where the script says `None`.
 struct Scripted {
     announced: Option<u64>,
@@ -213,4 +226,20 @@ fn a_refused_series_does_not_end_a_long_run() {
             (_, result) => panic!("{result:?}"),
         }
     }
+}
+
+/// A detector that refuses is asked again all day, and ends a receiver that waits for a number of series.
+#[test]
+fn an_unwilling_detector() {
+    let stop = AtomicBool::new(false);
+    let fan_out = FanOut { raw: None, live: None, counters: Arc::default() };
+    let pool = Pool::new(1, 4096 + 24).expect("pool");
+    let link = Link { id: 0, pool, fan_out, seal_after: Duration::ZERO, stop: &stop };
+    let error = receive(&mut Unwilling, &link, &Registrar::default(), Some(1)).expect_err("a refusal");
+    assert_eq!(error.to_string(), "detector: it is taking images");
+    std::thread::scope(|scope| {
+        let running = scope.spawn(|| receive(&mut Unwilling, &link, &Registrar::default(), None));
+        stop.store(true, Ordering::Relaxed);
+        assert_eq!(running.join().expect("no panic").expect("no error"), 0);
+    });
 }
