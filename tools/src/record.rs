@@ -45,6 +45,9 @@ pub struct RecordArgs {
     /// Free space that recording leaves alone; 5 % of the disk unless told, at least 2 GiB, at most a quarter
     #[arg(long, value_name = "GIB", value_parser = reserve)]
     reserve_gib: Option<u64>,
+    /// Most payload of a block, also the largest frame
+    #[arg(long, value_name = "MIB")]
+    block_mib: Option<u64>,
     /// Spread the frames over directories on other disks; give it once per disk
     #[arg(long = "volume", value_name = "DIR")]
     volumes: Vec<PathBuf>,
@@ -167,6 +170,7 @@ impl RecordArgs {
         let scan = self.scan.plan();
         let conditions = self.conditions.read()?;
         let source = self.arm.apply(self.source, scan.frame_count(&conditions))?;
+        let limits = Limits::default();
         let plan = Plan {
             data,
             links: vec![LinkPlan { source, region: None }],
@@ -179,7 +183,8 @@ impl RecordArgs {
                 silence: Duration::from_secs(self.silence),
                 reserve_bytes: self.reserve_gib,
                 compress: self.compress.map_or(Compress::AsReceived, Compress::from),
-                ..Limits::default()
+                block_bytes: self.block_mib.map_or(limits.block_bytes, |mib| mib.saturating_mul(1 << 20)),
+                ..limits
             },
         };
         plan.check()?;
