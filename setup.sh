@@ -5,7 +5,7 @@ cd "$(dirname "$0")"
 
 CARGO_FUZZ_VERSION=0.13.2
 REQUIREMENTS=tests/python/requirements.txt
-STRANGERS=tests/python/requirements-strangers.txt # Consumers that need other versions than the rest.
+STRANGERS=tests/python/requirements-strangers.txt # Consumers and a simulator that need other versions than the rest.
 
 say() { printf 'setup: %s\n' "$*"; }
 die() { printf 'setup: %s\n' "$*" >&2; exit 1; }
