@@ -9,11 +9,13 @@ use anyhow::Result;
 use clap::{Args, ValueEnum};
 use ronchi_pipeline::{NavShape, SigShape};
 
+use super::fault::Fault;
 use super::merlin::{
-    CONTROL_PORT, ChipLayout, DATA_PORT, Fault, FrameSource, MerlinPixels, MerlinSimulation, MerlinSimulator, Running,
-    SimulatorReport, TriggerMode,
+    CONTROL_PORT, ChipLayout, DATA_PORT, FAULTS, FrameSource, MerlinPixels, MerlinSimulation, MerlinSimulator, Running,
+    TriggerMode,
 };
 use super::synth::{Specimen, SynthPlan};
+use super::tally::SimulatorReport;
 
 /// Pretend to be a Merlin detector: serve its control and data sockets with recorded or synthetic frames.
 #[derive(Debug, Clone, Args)]
@@ -70,7 +72,7 @@ pub struct SimulateMerlinArgs {
     #[arg(long, default_value_t = 1)]
     seed: u64,
     /// Let something go wrong: lose, repeat, swap, truncate, stall, disconnect or garbage, with its probability
-    #[arg(long = "fault", value_name = "KIND=PROBABILITY")]
+    #[arg(long = "fault", value_name = "KIND=PROBABILITY", value_parser = |text: &str| Fault::parse(text, &FAULTS))]
     faults: Vec<Fault>,
     /// How long a stall lasts
     #[arg(long, value_name = "MS", default_value_t = 500)]
@@ -186,16 +188,21 @@ fn describe(plan: &MerlinSimulation, running: &Running) -> String {
         TriggerMode::Wait => "waiting for STARTACQUISITION on the control socket",
         TriggerMode::Now => "starting as soon as a data client connects",
     };
-    let faults: Vec<String> = plan.faults.iter().map(|f| format!("{} {}", f.kind, f.probability)).collect();
-    let faults = if faults.is_empty() { String::new() } else { format!("faults:   {}\n", faults.join(", ")) };
+    let faults = describe_faults(&plan.faults);
     format!(
         "Merlin simulator\n  {what}\n  {supply}, {rate}\ndata:     {}\ncontrol:  {}\n{faults}{start}\n",
         running.data_address, running.control_address
     )
 }
 
+/// A line on what goes wrong, for people; nothing when nothing does.
+pub(super) fn describe_faults(faults: &[Fault]) -> String {
+    let faults: Vec<String> = faults.iter().map(|f| format!("{} {}", f.kind, f.probability)).collect();
+    if faults.is_empty() { String::new() } else { format!("faults:   {}\n", faults.join(", ")) }
+}
+
 /// The report, for people.
-fn summarise(report: &SimulatorReport) -> String {
+pub(super) fn summarise(report: &SimulatorReport) -> String {
     let rate = report.bytes_sent as f64 / report.sending_s.max(1e-9) / 1e9;
     let faults: Vec<String> = report.faults.iter().map(|(kind, count)| format!("{count} {kind}")).collect();
     let faults = if faults.is_empty() { "none".to_owned() } else { faults.join(", ") };

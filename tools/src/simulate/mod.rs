@@ -4,16 +4,25 @@
 //! Stands where the detector stands. `ronchi simulate`, `ronchi demo`, whole-system tests and benchmarks start one and
 //! point a receiver at it; nothing of the receiver is shared, so that one side can check the other.
 //!
-//! - [`merlin`] speaks the protocol of a Quantum Detectors Merlin.
+//! - [`merlin`] speaks the protocol of a Quantum Detectors Merlin, [`dectris`] those of DECTRIS detectors.
+//! - [`fault`] says what can go wrong.
 //! - [`synth`] computes a 4D-STEM scan electron by electron.
 
 mod args;
+pub mod dectris;
+mod dectris_args;
+pub mod fault;
 pub mod merlin;
+mod pace;
+mod push;
 pub mod synth;
+mod tally;
 pub mod tiles;
 mod tiles_args;
 
 pub use args::SimulateMerlinArgs;
+pub use dectris_args::SimulateDectrisArgs;
+pub use tally::SimulatorReport;
 pub use tiles_args::SimulateTilesArgs;
 
 use anyhow::Result;
@@ -30,6 +39,8 @@ pub struct SimulateArgs {
 enum Detector {
     /// A Quantum Detectors Merlin, on its control and data sockets
     Merlin(Box<SimulateMerlinArgs>),
+    /// A DECTRIS detector, on its streams and its REST interface
+    Dectris(Box<SimulateDectrisArgs>),
     /// One readout computer of a tiled detector (docs/tile-stream.md)
     Tiles(SimulateTilesArgs),
 }
@@ -39,6 +50,7 @@ impl SimulateArgs {
     pub fn run(self) -> Result<()> {
         match self.detector {
             Detector::Merlin(args) => args.run(),
+            Detector::Dectris(args) => args.run(),
             Detector::Tiles(args) => args.run(),
         }
     }

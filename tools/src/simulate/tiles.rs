@@ -15,19 +15,18 @@
 //! # Ok::<(), ronchi::simulate::tiles::SendError>(())
 //! ```
 
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use ronchi_ingest::tiles::{BeginHeader, EndHeader, Header, TileHeader};
 use ronchi_pipeline::format::bslz4;
 use ronchi_pipeline::{ByteOrder, Encoding, FrameIndex, NavShape, PixelKind, PixelType, Region, SigShape};
 
+pub use super::push::{SEND_PATIENCE, SendError};
+
+use super::push::Push;
+
 /// Messages the sender keeps before it waits for the receiver.
 pub const QUEUE_MESSAGES: i32 = 256;
-/// Longest wait for a receiver that does not read.
-pub const SEND_PATIENCE: Duration = Duration::from_secs(10);
-/// Longest wait for unsent messages when the sender goes away: as long as for a receiver that does not read, so that one on
-/// a busy machine gets all of them.
-const LINGER: Duration = SEND_PATIENCE;
 
 /// What one sender sends.
 #[derive(Debug, Clone, PartialEq)]
@@ -160,68 +159,28 @@ pub struct Sent {
     pub garbage: u64,
 }
 
-/// Sending failed.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum SendError {
-    /// The socket cannot be opened.
-    #[error("cannot open {endpoint}: {source}")]
-    Open {
-        /// Where.
-        endpoint: String,
-        /// Why.
-        source: zmq::Error,
-    },
-    /// Nobody took the message in time, or the socket failed.
-    #[error("cannot send to {endpoint}: {source}")]
-    Send {
-        /// Where.
-        endpoint: String,
-        /// Why; `EAGAIN` when nobody reads.
-        source: zmq::Error,
-    },
-}
-
 /// A PUSH socket that speaks the tile protocol.
-pub struct TileSender {
-    push: zmq::Socket,
-    endpoint: String,
-}
+pub struct TileSender(Push);
 
 impl TileSender {
     /// Connects to a receiver that listens.
     pub fn connect(endpoint: &str) -> Result<Self, SendError> {
-        Self::open(endpoint, |push| push.connect(endpoint))
+        Push::connect(endpoint, QUEUE_MESSAGES).map(Self)
     }
 
     /// Listens for a receiver that connects.
     pub fn bind(endpoint: &str) -> Result<Self, SendError> {
-        Self::open(endpoint, |push| push.bind(endpoint))
-    }
-
-    fn open(endpoint: &str, attach: impl FnOnce(&zmq::Socket) -> zmq::Result<()>) -> Result<Self, SendError> {
-        let open = || -> zmq::Result<Self> {
-            let push = zmq::Context::new().socket(zmq::PUSH)?;
-            push.set_sndhwm(QUEUE_MESSAGES)?;
-            push.set_sndtimeo(SEND_PATIENCE.as_millis() as i32)?;
-            push.set_linger(LINGER.as_millis() as i32)?;
-            push.set_ipv6(endpoint.contains('['))?;
-            attach(&push)?;
-            let endpoint = push.get_last_endpoint()?.unwrap_or_else(|_| endpoint.to_owned());
-            Ok(Self { push, endpoint })
-        };
-        open().map_err(|source| SendError::Open { endpoint: endpoint.to_owned(), source })
+        Push::bind(endpoint, QUEUE_MESSAGES).map(Self)
     }
 
     /// Where the socket listens or connects to, with the port that the system chose.
     pub fn endpoint(&self) -> &str {
-        &self.endpoint
+        self.0.endpoint()
     }
 
     /// Sends the parts of one message, whatever they are.
     pub fn send_parts<'a>(&self, parts: impl IntoIterator<Item = &'a [u8]>) -> Result<(), SendError> {
-        let result = self.push.send_multipart(parts, 0);
-        result.map_err(|source| SendError::Send { endpoint: self.endpoint.clone(), source })
+        self.0.send(parts)
     }
 
     /// Announces the series.

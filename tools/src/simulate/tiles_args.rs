@@ -1,12 +1,11 @@
 //! `ronchi simulate tiles`: one readout computer that sends its part of a synthetic detector as a tile stream.
 
-use std::time::{Duration, Instant};
-
 use anyhow::{Context, Result, ensure};
 use clap::Args;
 use ronchi_pipeline::{Encoding, NavShape, Region, SigShape};
 
 use super::args::parse_shape;
+use super::pace::Pacer;
 use super::synth::{Specimen, SynthPlan, Synthesis};
 use super::tiles::{TileFaults, TileSender, TileStream};
 
@@ -87,14 +86,13 @@ impl SimulateTilesArgs {
     }
 }
 
-/// Sleeps before each frame until its time has come; never stops the stream.
+/// Waits before each frame until its time has come; never stops the stream.
 fn pace(rate_hz: f64) -> impl FnMut() -> bool {
-    let started = Instant::now();
-    let mut frame = 0_u32;
+    let pacer = Pacer::start(rate_hz);
+    let mut frame = 0;
     move || {
-        let due = Duration::from_secs_f64(f64::from(frame) / rate_hz);
-        std::thread::sleep(due.saturating_sub(started.elapsed()));
-        frame = frame.saturating_add(1);
+        pacer.wait_for(frame, || false);
+        frame += 1;
         false
     }
 }

@@ -8,8 +8,9 @@ use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use ronchi::receiver::{Options, Receiver};
+use ronchi::simulate::fault::Fault;
 use ronchi::simulate::merlin::{
-    ChipLayout, Fault, FrameSource, MerlinPixels, MerlinSimulation, MerlinSimulator, TriggerMode,
+    ChipLayout, FAULTS, FrameSource, MerlinPixels, MerlinSimulation, MerlinSimulator, TriggerMode,
 };
 use ronchi::simulate::synth::{Specimen, SynthPlan, Synthesis};
 use ronchi::simulate::tiles::{TileFaults, TileSender, TileStream};
@@ -31,7 +32,7 @@ fn specimen() -> SynthPlan {
 
 pub(super) fn simulation(faults: &[&str]) -> MerlinSimulation {
     let source = FrameSource::Synthetic { plan: specimen(), pixels: MerlinPixels::U16, layout: ChipLayout::Single };
-    let faults: Vec<Fault> = faults.iter().map(|text| text.parse().expect("fault")).collect();
+    let faults: Vec<Fault> = faults.iter().map(|text| Fault::parse(text, &FAULTS).expect("fault")).collect();
     MerlinSimulation { trigger: TriggerMode::Now, runs: 1, faults, seed: 3, ..MerlinSimulation::new(source) }
 }
 

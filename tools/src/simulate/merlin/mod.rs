@@ -25,7 +25,6 @@
 mod control;
 mod desk;
 mod encode;
-mod fault;
 mod format;
 mod header;
 mod mib;
@@ -33,7 +32,6 @@ mod sender;
 mod serve;
 mod stamp;
 mod supply;
-mod tally;
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
 use std::path::PathBuf;
@@ -41,21 +39,31 @@ use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Error, Result, ensure};
 
 pub use encode::encode;
-pub use fault::{Fault, FaultKind};
 pub use format::{ChipLayout, FrameFormat, MerlinPixels};
 pub use header::{Announced, acquisition_header, frame_header, prefix};
-pub use tally::SimulatorReport;
 
 use control::Variables;
 use desk::Desk;
 use serve::Server;
 use supply::Supply;
-use tally::Tally;
 
+use crate::simulate::fault::{Fault, FaultKind};
 use crate::simulate::synth::SynthPlan;
+use crate::simulate::tally::{SimulatorReport, Tally};
+
+/// What can go wrong with a Merlin.
+pub const FAULTS: [FaultKind; 7] = [
+    FaultKind::Lose,
+    FaultKind::Repeat,
+    FaultKind::Swap,
+    FaultKind::Truncate,
+    FaultKind::Stall,
+    FaultKind::Disconnect,
+    FaultKind::Garbage,
+];
 
 /// Port of the control socket of a real Merlin.
 pub const CONTROL_PORT: u16 = 6341;
@@ -154,14 +162,7 @@ impl MerlinSimulation {
             "a rate of {} frames per second: allowed are 0 (no limit) to 1e9",
             self.rate_hz
         );
-        for fault in &self.faults {
-            ensure!(
-                (0.0..=1.0).contains(&fault.probability),
-                "fault {}: probability {} is outside 0 to 1",
-                fault.kind,
-                fault.probability
-            );
-        }
+        self.faults.iter().try_for_each(|fault| fault.check(&FAULTS)).map_err(Error::msg)?;
         ensure!(self.garbage_on_connect_bytes <= 64 << 20, "at most 64 MiB of garbage");
         Ok(())
     }

@@ -16,23 +16,21 @@
 
 use std::io::{self, ErrorKind, IoSlice, Write};
 use std::net::TcpStream;
-use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use super::desk::{Desk, Order};
-use super::fault::{FaultKind, Script, Step};
 use super::header::prefix;
-use super::stamp::{Stamps, unix_ns_now};
+use super::stamp::Stamps;
 use super::supply::{Slot, Supply};
-use super::tally::Tally;
 use super::{MerlinSimulation, format::PREFIX_BYTES};
+use crate::simulate::fault::{FaultKind, Script, Step};
+use crate::simulate::pace::{Pacer, unix_ns_now};
+use crate::simulate::tally::Tally;
 
 const BATCH_FRAMES_MAX: usize = 256;
 const BATCH_BYTES: usize = 2 << 20;
 /// How long a write may wait before the stop flag is looked at.
 pub(super) const WRITE_TIMEOUT: Duration = Duration::from_millis(50);
-/// Longest sleep between two looks at the stop flag.
-const SLEEP_MAX: Duration = Duration::from_millis(20);
 
 /// Why sending ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -92,7 +90,7 @@ impl<'a> Sender<'a> {
         let pacer = Pacer::start(self.plan.rate_hz);
         let sent = self.send_all(&mut script, &pacer);
         self.tally.add_faults(script.take_counts());
-        self.tally.add_sending(pacer.started.elapsed());
+        self.tally.add_sending(pacer.elapsed());
         match sent {
             Ok(outcome) => outcome,
             Err(error) => {
@@ -108,7 +106,7 @@ impl<'a> Sender<'a> {
         while let Some(first) = script.peek() {
             // Prepared before its time comes, so that drawing a frame does not make it late.
             self.supply.load(first.frame, &mut self.slots[0])?;
-            pacer.wait_for(first.tick, self.desk);
+            pacer.wait_for(first.tick, || self.desk.is_halted());
             if self.desk.is_halted() {
                 break;
             }
@@ -239,35 +237,4 @@ fn write_messages(
         }
     }
     Ok(sent)
-}
-
-/// The time table of a paced acquisition.
-struct Pacer {
-    started: Instant,
-    interval_ns: Option<f64>,
-}
-
-impl Pacer {
-    fn start(rate_hz: f64) -> Self {
-        Self { started: Instant::now(), interval_ns: (rate_hz > 0.0).then(|| 1e9 / rate_hz) }
-    }
-
-    /// Sleeps until a tick is due, or something should end.
-    fn wait_for(&self, tick: u64, desk: &Desk) {
-        let Some(interval_ns) = self.interval_ns else { return };
-        let due = Duration::from_nanos((tick as f64 * interval_ns) as u64);
-        while !desk.is_halted() {
-            let left = due.saturating_sub(self.started.elapsed());
-            if left.is_zero() {
-                return;
-            }
-            thread::sleep(left.min(SLEEP_MAX));
-        }
-    }
-
-    /// Number of ticks whose time has come.
-    fn ticks_due(&self) -> u64 {
-        let elapsed_ns = self.started.elapsed().as_nanos() as f64;
-        self.interval_ns.map_or(u64::MAX, |interval_ns| (elapsed_ns / interval_ns) as u64 + 1)
-    }
 }

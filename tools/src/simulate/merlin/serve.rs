@@ -16,7 +16,7 @@ use super::desk::Desk;
 use super::format::PREFIX_BYTES;
 use super::sender::{Outcome, Sender};
 use super::supply::Supply;
-use super::tally::Tally;
+use crate::simulate::tally::Tally;
 
 const CONTROL_CLIENTS_MAX: usize = 16;
 

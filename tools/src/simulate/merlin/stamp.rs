@@ -4,17 +4,10 @@
 //! Times are nanoseconds since 1970-01-01 UTC. The simulated Merlin PC keeps its clock in UTC, so both stamps of a
 //! header show the same time.
 
-use std::time::{SystemTime, UNIX_EPOCH};
-
 /// Bytes of the first stamp, `yyyy-mm-dd hh:mm:ss.uuuuuu`.
 pub(super) const LOCAL_BYTES: usize = 26;
 /// Bytes of the `MQ1A` stamp, `yyyy-mm-ddThh:mm:ss.nnnnnnnnnZ`.
 pub(super) const UTC_BYTES: usize = 30;
-
-/// Nanoseconds since 1970 now; 0 if the clock is set before that.
-pub(super) fn unix_ns_now() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| u64::try_from(since.as_nanos()).unwrap_or(u64::MAX))
-}
 
 /// Writes stamps; the calendar part is computed once per second.
 #[derive(Debug, Clone)]

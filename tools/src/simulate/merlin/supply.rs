@@ -20,8 +20,9 @@ use super::header::{
     Announced, Fields, acquisition_header, announce, announce_depth, announced_counts, frame_header, prefix,
 };
 use super::mib::MibSet;
-use super::stamp::{Stamps, unix_ns_now};
+use super::stamp::Stamps;
 use super::{FrameSource, MerlinSimulation};
+use crate::simulate::pace::unix_ns_now;
 use crate::simulate::synth::Synthesis;
 
 /// Time one electron and one pixel take to draw and encode, generously; decides what can be drawn while sending.

@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
-use ronchi::simulate::merlin::{Fault, FaultKind, MerlinSimulation, MerlinSimulator, SimulatorReport, TriggerMode};
+use ronchi::simulate::SimulatorReport;
+use ronchi::simulate::fault::{Fault, FaultKind};
+use ronchi::simulate::merlin::{FAULTS, MerlinSimulation, MerlinSimulator, TriggerMode};
 
 use super::client::{Frame, connect, frames, message, rest, small};
 
@@ -40,7 +42,7 @@ fn receive(plan: MerlinSimulation) -> (Vec<u8>, SimulatorReport) {
 #[test]
 fn seeds_decide() {
     let kinds: Vec<(FaultKind, f64)> =
-        FaultKind::ALL.into_iter().filter(|&kind| kind != FaultKind::Disconnect).map(|kind| (kind, 0.03)).collect();
+        FAULTS.into_iter().filter(|&kind| kind != FaultKind::Disconnect).map(|kind| (kind, 0.03)).collect();
     let (first, report) = receive(faulty(5, &kinds));
     let (again, report_again) = receive(faulty(5, &kinds));
     let (other, _) = receive(faulty(6, &kinds));

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use serde::Serialize;
 
-use super::fault::FaultKind;
+use super::fault::{FaultCounts, FaultKind};
 
 /// What a simulator has done.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -21,6 +21,8 @@ pub struct SimulatorReport {
     pub sending_s: f64,
     /// When the last write with frames began, ns since 1970; 0 if none did.
     pub last_sent_unix_ns: u64,
+    /// Messages that no client took in time; none where a client's connection carries them.
+    pub messages_dropped: u64,
     /// How often each kind of fault has happened; kinds that have not are left out.
     pub faults: BTreeMap<&'static str, u64>,
 }
@@ -33,6 +35,7 @@ pub(super) struct Tally {
     bytes: AtomicU64,
     sending_ns: AtomicU64,
     last_sent_unix_ns: AtomicU64,
+    dropped: AtomicU64,
     faults: [AtomicU64; FaultKind::ALL.len()],
 }
 
@@ -48,11 +51,15 @@ impl Tally {
         self.last_sent_unix_ns.store(unix_ns, Relaxed);
     }
 
+    pub(super) fn add_dropped(&self) {
+        self.dropped.fetch_add(1, Relaxed);
+    }
+
     pub(super) fn add_sending(&self, time: Duration) {
         self.sending_ns.fetch_add(u64::try_from(time.as_nanos()).unwrap_or(u64::MAX), Relaxed);
     }
 
-    pub(super) fn add_faults(&self, counts: [u64; FaultKind::ALL.len()]) {
+    pub(super) fn add_faults(&self, counts: FaultCounts) {
         for (total, count) in self.faults.iter().zip(counts) {
             total.fetch_add(count, Relaxed);
         }
@@ -66,6 +73,7 @@ impl Tally {
             bytes_sent: self.bytes.load(Relaxed),
             sending_s: self.sending_ns.load(Relaxed) as f64 * 1e-9,
             last_sent_unix_ns: self.last_sent_unix_ns.load(Relaxed),
+            messages_dropped: self.dropped.load(Relaxed),
             faults: faults.filter(|&(_, count)| count > 0).collect(),
         }
     }
