@@ -4,6 +4,7 @@
 
 mod children;
 mod data_set;
+mod dectris;
 mod e2e;
 mod latency;
 mod limits;
@@ -35,6 +36,8 @@ enum Bench {
     Storage(storage::Storage),
     /// Throughput of tile streams, as pixels and compressed.
     Tiles(tiles::Tiles),
+    /// Throughput of a DECTRIS stream.
+    Dectris(dectris::Dectris),
 }
 
 fn main() -> anyhow::Result<()> {
@@ -47,5 +50,6 @@ fn main() -> anyhow::Result<()> {
         Bench::DataSet(bench) => bench.run(),
         Bench::Storage(bench) => bench.run(),
         Bench::Tiles(bench) => bench.run(),
+        Bench::Dectris(bench) => bench.run(),
     }
 }
