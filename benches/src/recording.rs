@@ -8,7 +8,7 @@ use anyhow::{Context, Result, ensure};
 use crossbeam_channel::bounded;
 use ronchi_pipeline::format::DataSetState;
 use ronchi_pipeline::{
-    Announcement, BlockMut, Encoding, End, EndReason, Event, FrameIndex, Gaps, Layout, PixelType, Pool, Series,
+    Announcement, BlockMut, Encoding, End, EndReason, Event, FrameIndex, Gaps, Layout, PixelType, Pool, Sensor, Series,
     SigShape,
 };
 use ronchi_sinks::storage::{DataSet, NewDataSet, TileEnd, Writer, WriterPlan};
@@ -130,6 +130,7 @@ impl Recording {
                 pixel: self.pixel,
                 encoding: Encoding::Raw,
                 vendor_header: String::new(),
+                sensor: Sensor::default(),
             },
             scan: None,
             layout: Layout { frame_bytes, frames_per_chunk, chunks_per_segment: SEGMENT_CHUNKS },

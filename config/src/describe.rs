@@ -3,7 +3,7 @@
 use std::fmt::{self, Write};
 
 use ronchi_pipeline::Layout;
-use ronchi_pipeline::reduce::Reduction;
+use ronchi_pipeline::reduce::{NoData, Reduction};
 
 use crate::plan::{Compress, DectrisStream, LinkPlan, Plan, SourcePlan};
 use crate::problem::quoted;
@@ -60,8 +60,8 @@ impl Plan {
         if let Some(correction) = &self.conditions.correction {
             writeln!(out, "correct   dark counts and gain, {} bad pixels", correction.bad_count())?;
         }
-        if let Some(nodata) = self.conditions.nodata {
-            writeln!(out, "no data   pixels of value {nodata}")?;
+        if let Some(text) = self.nodata_text() {
+            writeln!(out, "no data   {text}")?;
         }
         match self.conditions.roi.as_ref().map(|roi| (roi.position_count(), roi.shape(), roi.as_rectangle())) {
             Some((_, _, Some((y, x)))) => {
@@ -82,6 +82,15 @@ impl Plan {
         let http = self.live.http.map_or("off".to_owned(), |address| format!("http://{address}"));
         writeln!(out, "live http {http}, update every {} ms", self.live.update_interval.as_millis())?;
         self.write_limits(out)
+    }
+
+    fn nodata_text(&self) -> Option<String> {
+        let announces = |link: &LinkPlan| matches!(link.source, SourcePlan::Dectris { .. });
+        match self.conditions.nodata {
+            Some(NoData::None) => Some("none: all pixels count".to_owned()),
+            Some(nodata) => Some(format!("pixels of value {nodata}")),
+            None => self.links.iter().any(announces).then(|| "as the detector announces it".to_owned()),
+        }
     }
 
     fn write_limits(&self, out: &mut String) -> fmt::Result {

@@ -153,14 +153,14 @@ pub fn parse_scan(text: &str) -> Result<NavShape, ValueError> {
     shape.ok_or_else(|| ValueError::new(text, format!("expected NYxNX, rows x positions, each from 1 to {AXIS_MAX}")))
 }
 
-/// Reads the value of pixels without data: `max`, the largest of their type, or a number.
+/// Reads the value of pixels without data: `max`, the largest of their type, `none`, or a number.
 pub fn parse_nodata(text: &str) -> Result<NoData, ValueError> {
     match text {
         "max" => Ok(NoData::Max),
-        _ => text
-            .parse()
-            .map(NoData::Value)
-            .map_err(|_| ValueError::new(text, format!("expected max, or a whole number from 0 to {}", u32::MAX))),
+        "none" => Ok(NoData::None),
+        _ => text.parse().map(NoData::Value).map_err(|_| {
+            ValueError::new(text, format!("expected max, none, or a whole number from 0 to {}", u32::MAX))
+        }),
     }
 }
 

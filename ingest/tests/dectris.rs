@@ -8,7 +8,8 @@ use std::path::{Path, PathBuf};
 use ronchi_config::DectrisStream;
 use ronchi_ingest::dectris::{DectrisSettings, DectrisSource};
 use ronchi_pipeline::format::bslz4::{Bslz4, Compressor};
-use ronchi_pipeline::{Encoding, EndReason, Gap, GapReason, SigShape};
+use ronchi_pipeline::reduce::NoData;
+use ronchi_pipeline::{Encoding, EndReason, Gap, GapReason, Sensor, SigShape};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 use tiles_driver::{Driver, Outcome};
@@ -96,6 +97,7 @@ fn golden_series() {
 }
 
 fn check(name: &str, outcome: &Outcome, expected: &[Value]) {
+    check_tables(name, &outcome.announced.sensor, outcome.announced.detector);
     let mut frames: BTreeMap<u64, Vec<&Value>> = BTreeMap::new();
     for want in expected {
         let frame = number(if want["frame"].is_null() { &want["image_id"] } else { &want["frame"] });
@@ -116,6 +118,28 @@ fn check(name: &str, outcome: &Outcome, expected: &[Value]) {
             assert_eq!(json!(shape), want["shape"], "{name}");
         }
     }
+}
+
+/// Sums of the pixel mask and the flat field of the golden series that has them, by a reference decoder.
+const MASK_SUM: u64 = 98;
+const FLATFIELD_SUM: f64 = 9215.99999988079;
+
+/// The tables of the one golden series that has some: those of the first threshold, above channels without.
+fn check_tables(name: &str, sensor: &Sensor, detector: SigShape) {
+    assert_eq!(sensor.nodata, Some(NoData::Max), "{name}");
+    let (mask, flatfield) = match (&sensor.pixel_mask, &sensor.flatfield) {
+        (None, None) if name != "v2_96x96_uint16_multichannel_all" => return,
+        (Some(mask), Some(flatfield)) => (mask, flatfield),
+        (mask, flatfield) => panic!("{name}: mask {}, flat field {}", mask.is_some(), flatfield.is_some()),
+    };
+    assert_eq!((mask.shape(), mask.is_applied, flatfield.is_applied), (detector, Some(true), Some(true)), "{name}");
+    let own = 96 * 96;
+    assert_eq!(mask.values()[..own].iter().map(|&bits| u64::from(bits)).sum::<u64>(), MASK_SUM, "{name}");
+    let sum = flatfield.values()[..own].iter().map(|&factor| f64::from(factor)).sum::<f64>();
+    assert_eq!(sum.to_bits(), FLATFIELD_SUM.to_bits(), "{name}");
+    assert!(
+        mask.values()[own..].iter().all(|&bits| bits == 0) && flatfield.values()[own..].iter().all(|&it| it == 1.0)
+    );
 }
 
 const SHAPE: SigShape = SigShape { height: 3, width: 16 };
@@ -149,6 +173,58 @@ fn compressed(series: u64, frame: u64) -> Vec<Vec<u8>> {
 
 fn end(series: u64) -> Vec<Vec<u8>> {
     vec![json!({ "htype": "dseries_end-1.0", "series": series }).to_string().into()]
+}
+
+/// A start with tables; those parts that are given replace the usual ones.
+fn start_with_tables(configuration: Value, mask: (&[u64], &[u32]), flatfield: &[f32]) -> Vec<Vec<u8>> {
+    let head = json!({ "htype": "dheader-1.0", "series": 1, "header_detail": "all" });
+    let form =
+        |htype: &str, shape: &[u64], kind: &str| json!({ "htype": htype, "shape": shape, "type": kind }).to_string();
+    let mut parts = vec![head.to_string().into(), configuration.to_string().into_bytes()];
+    parts.push(form("dflatfield-1.0", &[SHAPE.width.into(), SHAPE.height.into()], "float32").into());
+    parts.push(flatfield.iter().flat_map(|factor| factor.to_le_bytes()).collect());
+    parts.push(form("dpixelmask-1.0", mask.0, "uint32").into());
+    parts.push(mask.1.iter().flat_map(|bits| bits.to_le_bytes()).collect());
+    parts.push(form("dcountrate_table-1.0", &[2, 1], "float32").into());
+    parts.push(vec![0; 8]);
+    parts.push(b"an appendix of the user's".to_vec());
+    parts
+}
+
+fn sensor_of(start: Vec<Vec<u8>>) -> Sensor {
+    receive(DectrisStream::Legacy, true, 1 << 12, &[start, raw(1, 0), end(1)]).announced.sensor
+}
+
+/// Pixel mask and flat field of a start are announced, with what the detector says of them; tables of another size are not.
+#[test]
+fn tables_of_the_legacy_start() {
+    let configuration = json!({
+        "ntrigger": 1, "nimages": 1, "x_pixels_in_detector": 16, "y_pixels_in_detector": 3,
+        "pixel_mask_applied": 1, "flatfield_correction_applied": false,
+    });
+    let size: [u64; 2] = [SHAPE.width.into(), SHAPE.height.into()];
+    let bits: Vec<u32> = (0..48).map(|i| u32::from(i % 7 == 0) << (i % 32)).collect();
+    let factors: Vec<f32> = (0..48).map(|i| 1.0 + i as f32 / 64.0).collect();
+    let sensor = sensor_of(start_with_tables(configuration.clone(), (&size, &bits), &factors));
+    let (mask, flatfield) = (sensor.pixel_mask.expect("a mask"), sensor.flatfield.expect("a flat field"));
+    assert_eq!((sensor.nodata, mask.values(), mask.is_applied), (Some(NoData::Max), &bits[..], Some(true)));
+    assert_eq!((flatfield.values(), flatfield.is_applied), (&factors[..], Some(false)));
+
+    let mut zeroed = configuration.clone();
+    zeroed["mask_to_zero"] = true.into();
+    for (configuration, shape, bits) in [
+        (zeroed, [15, 3], vec![1; 45]),             // Not what the configuration announces.
+        (json!({}), [15, 3], vec![1; 45]),          // Not what images have.
+        (json!({}), size, vec![1; 47]),             // A pixel is missing.
+        (json!({}), [65_536, 65_536], vec![1; 48]), // More than any frame.
+        (json!({}), [0, 0], vec![1; 48]),
+    ] {
+        let is_zeroed = !configuration["mask_to_zero"].is_null();
+        let sensor = sensor_of(start_with_tables(configuration, (&shape, &bits), &factors));
+        assert_eq!((sensor.pixel_mask, sensor.nodata.is_none()), (None, is_zeroed), "{shape:?}");
+        assert_eq!(sensor.flatfield.expect("a flat field").values(), factors);
+    }
+    assert_eq!(sensor_of(start(1, 1)), Sensor { nodata: Some(NoData::Max), ..Sensor::default() });
 }
 
 fn gaps(outcome: &Outcome) -> Vec<Gap> {

@@ -23,6 +23,7 @@ mod layout;
 mod pool;
 pub mod reduce;
 mod scan;
+mod sensor;
 mod series;
 mod shape;
 
@@ -33,5 +34,6 @@ pub use gap::{FrameFlag, Gap, GapReason, Gaps};
 pub use layout::{CHUNKS_MAX, DATA_OFFSET, Layout, SECTOR_BYTES};
 pub use pool::{Pool, Slot};
 pub use scan::{Repeats, Scan, ScanOrder, ScanPos, ScanRun};
+pub use sensor::{PixelTable, Sensor};
 pub use series::{Announcement, Encoding, End, EndReason, Event, LinkCounters, Series, Watermarks};
 pub use shape::{AXIS_MAX, ByteOrder, FrameIndex, NavShape, PixelKind, PixelType, Region, SigShape};

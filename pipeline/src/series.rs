@@ -9,7 +9,7 @@ use crate::block::Block;
 use crate::format::bslz4;
 use crate::gap::Gaps;
 use crate::layout::Layout;
-use crate::{FrameIndex, NavShape, PixelType, Region, SigShape};
+use crate::{FrameIndex, NavShape, PixelType, Region, Sensor, SigShape};
 
 /// The form in which the frames of a series come and travel; one for all of them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
@@ -83,6 +83,8 @@ pub struct Announcement {
     pub encoding: Encoding,
     /// The vendor's header or other text worth keeping, as received.
     pub vendor_header: String,
+    /// What the detector says of its pixels.
+    pub sensor: Sensor,
 }
 
 /// One link's part of one acquisition: immutable, shared by every block of it.
@@ -269,6 +271,7 @@ pub(crate) mod tests {
             pixel: PixelType::new(PixelKind::U8, ByteOrder::Little),
             encoding: Encoding::Raw,
             vendor_header: String::new(),
+            sensor: Sensor::default(),
         };
         let layout = Layout { frame_bytes: u64::from(frame_bytes), frames_per_chunk, chunks_per_segment };
         Arc::new(Series {

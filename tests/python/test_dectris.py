@@ -12,6 +12,8 @@ import h5py
 import hdf5plugin
 import numpy as np
 import pytest
+import zarr
+import zmq
 
 import harness
 import results_ref
@@ -95,7 +97,7 @@ def test_libertem_simulator(folder, encoding, arguments):
     """Its images are recorded, kept compressed or as pixels, and reduced exactly; gaps between modules do not count."""
     frames = np.random.default_rng(3).poisson(0.7, (COUNT, SIDE, SIDE - 12)).astype("<u2")
     frames[:, 90:93] = 65535
-    ring = ["--virtual", "adf=ring:96,90,20,60", "--sum", "--nodata", "max"]
+    ring = ["--virtual", "adf=ring:96,90,20,60", "--sum"]
     with simulator(dump_of(frames, encoding, folder)) as (stream, arm):
         report = record(stream, arm, folder / "scan.ronchi", "--scan", SCAN, *ring, *arguments)
     assert (report["state"], report["frames"]["durable"], report["gaps"]) == ("complete", COUNT, [])
@@ -129,3 +131,70 @@ def test_mock_images(folder):
     frames = by_zarr(DataSet(folder / "mock.ronchi"), 0, COUNT)
     np.testing.assert_array_equal(frames[:, 0, 0], np.arange(COUNT))
     assert np.all(frames == frames[:, :1, :1])
+
+
+@contextlib.contextmanager
+def detector():
+    """A PUSH socket as a detector binds it, and its port."""
+    context = zmq.Context()
+    push = context.socket(zmq.PUSH)
+    push.linger = 1000
+    try:
+        yield push, push.bind_to_random_port("tcp://127.0.0.1")
+    finally:
+        push.close()
+        context.term()
+
+
+def send_with_mask(push, frames, mask, **configuration):
+    """A series whose start has a pixel mask and a flat field; images are not compressed."""
+    size = [frames.shape[2], frames.shape[1]]
+    known = {"trigger_mode": "exte", "ntrigger": len(frames), "x_pixels_in_detector": size[0], "y_pixels_in_detector": size[1]}
+    parts = [{"htype": "dheader-1.0", "series": SERIES, "header_detail": "all"}, {**known, **configuration}]
+    parts += [{"htype": "dflatfield-1.0", "shape": size, "type": "float32"}, np.full(mask.shape, 1.25, "<f4").tobytes()]
+    parts += [{"htype": "dpixelmask-1.0", "shape": size, "type": "uint32"}, mask.astype("<u4").tobytes()]
+    parts += [{"htype": "dcountrate_table-1.0", "shape": [2, 1], "type": "float32"}, bytes(8)]
+    messages = [parts]
+    for number, frame in enumerate(frames):
+        form = {"htype": "dimage_d-1.0", "shape": size, "type": "uint16", "encoding": "<", "size": frame.nbytes}
+        head = {"htype": "dimage-1.0", "series": SERIES, "frame": number, "hash": ""}
+        messages.append([head, form, frame.tobytes(), {"htype": "dconfig-1.0", "start_time": number}])
+    messages.append([{"htype": "dseries_end-1.0", "series": SERIES}])
+    for message in messages:
+        push.send_multipart([part if isinstance(part, bytes) else json.dumps(part).encode() for part in message])
+
+
+def test_pixel_mask(folder):
+    """Pixels that the detector masks and does not apply count nothing, live and reprocessed; the tables are there for others."""
+    dice = np.random.default_rng(5)
+    frames = dice.integers(0, 5000, (12, 20, 32)).astype("<u2")
+    frames[3, 7, 9] = 65535
+    mask = np.where(dice.random((20, 32)) < 0.1, 1 << dice.integers(0, 5, (20, 32)), 0)
+    mask[2, 2] = 1 << 31
+    with detector() as (push, port):
+        send = lambda: send_with_mask(push, frames, mask, pixel_mask_applied=False, flatfield_correction_applied=0)
+        report = record(port, send, folder / "a.ronchi", "--scan", "3x4", "--total", "--reduce", "nodata", "--reduce", "min")
+    assert (report["state"], report["frames"]["durable"]) == ("complete", 12)
+    data = DataSet(folder / "a.ronchi")
+    np.testing.assert_array_equal(by_zarr(data, 0, 12), frames)
+    absent = (mask & 0xFFFF != 0) | (frames == 65535)
+    total, count = np.where(absent, 0, frames).astype("u8").sum(axis=(1, 2)), absent.sum(axis=(1, 2))
+
+    def check(total, count):
+        np.testing.assert_array_equal(data.array("results/total"), total.reshape(3, 4))
+        np.testing.assert_array_equal(data.array("results/nodata"), count.reshape(3, 4))
+
+    check(total, count)
+    seen = mask & 0xFFFF == 0
+    np.testing.assert_array_equal(data.array("results/min")[seen], frames.min(axis=0)[seen])
+    tables = zarr.open_group(folder / "a.ronchi" / "detector", mode="r")
+    np.testing.assert_array_equal(tables["pixel_mask"][:], mask)
+    np.testing.assert_array_equal(tables["flatfield"][:], np.full(mask.shape, 1.25))
+    assert [dict(tables[name].attrs) for name in ("pixel_mask", "flatfield")] == [{"applied": False}] * 2
+    assert data.manifest()["detector"]["nodata"] == "max"
+    assert harness.ronchi("verify", folder / "a.ronchi")[0] == 0
+    again = ["reprocess", folder / "a.ronchi", "--total", "--reduce", "nodata"]
+    assert harness.ronchi(*again)[0] == 0
+    check(total, count)
+    assert harness.ronchi("reprocess", folder / "a.ronchi", "--total", "--nodata", "none")[0] == 0
+    np.testing.assert_array_equal(data.array("results/total"), frames.astype("u8").sum(axis=(1, 2)).reshape(3, 4))

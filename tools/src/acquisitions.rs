@@ -15,7 +15,7 @@ use std::time::{Duration, Instant, SystemTime};
 use crossbeam_channel::Sender;
 use ronchi_config::{Compress, Plan};
 use ronchi_ingest::{Refused, Register};
-use ronchi_pipeline::reduce::{Footprint, LiveImages, PlanError, ReducePlan, Reduction};
+use ronchi_pipeline::reduce::{Conditions, Footprint, LiveImages, PlanError, ReducePlan, Reduction};
 use ronchi_pipeline::{Announcement, Encoding, End, Layout, LinkCounters, Region, Scan, Series};
 use ronchi_sinks::http::Control;
 use ronchi_sinks::live::{self, Board, StageGuard};
@@ -44,6 +44,8 @@ pub(crate) struct Acquisition {
     /// When its first series began.
     pub began: Instant,
     first: Announcement,
+    /// The plan's, for pixels of which the detector says what it says.
+    conditions: Conditions,
     finishing: AtomicBool,
     /// Held by whoever reduces frames from disk: nobody else may reduce the same ones.
     pub filling: Mutex<()>,
@@ -203,7 +205,7 @@ impl Acquisitions {
             pixel,
             positions,
             acquisition.link_count(),
-            &self.plan.conditions,
+            &acquisition.conditions,
         );
         let footprint = footprint.map_err(|error| error.to_string())?;
         self.check_images(positions, footprint).map_err(|error| error.to_string())?;
@@ -321,13 +323,15 @@ impl Acquisitions {
         let regions = self.regions(announced);
         let Announcement { frame_count, detector, pixel, .. } = *announced;
         let positions = scan.map_or(frame_count.unwrap_or(0), |scan| scan.placed_count());
-        let (reductions, conditions) = (self.reductions().clone(), &self.plan.conditions);
-        let footprint = Footprint::with_conditions(&reductions, detector, pixel, positions, regions.len(), conditions);
+        let conditions = self.plan.conditions.with_sensor(&announced.sensor, pixel.kind);
+        let reductions = self.reductions().clone();
+        let footprint = Footprint::with_conditions(&reductions, detector, pixel, positions, regions.len(), &conditions);
         let footprint = footprint.map_err(|error| refused(error.to_string()))?;
         self.check_images(positions, footprint)?;
         self.check_space(announced, scan, &regions, footprint.stored_bytes)?;
-        let images = LiveImages::with_conditions(&reductions, scan, frame_count, detector, pixel, &regions, conditions)
-            .map_err(|error| refused(error.to_string()))?;
+        let images =
+            LiveImages::with_conditions(&reductions, scan, frame_count, detector, pixel, &regions, &conditions)
+                .map_err(|error| refused(error.to_string()))?;
         let mut series = self.series(id, link, announced.clone(), self.recorded(scan))?;
         let data_set = self.data_set(begun, &mut series, self.recorded(scan), &regions)?;
         let acquisition = Arc::new(Acquisition {
@@ -337,6 +341,7 @@ impl Acquisitions {
             scan,
             began: Instant::now(),
             first: announced.clone(),
+            conditions,
             finishing: AtomicBool::new(false),
             filling: Mutex::new(()),
             parts: Mutex::new(vec![None; self.plan.links.len()]),

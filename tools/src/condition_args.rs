@@ -21,8 +21,8 @@ pub(crate) struct ConditionArgs {
     /// NumPy file that is not 0 where a pixel is bad: the mean of its neighbours takes its place
     #[arg(long, value_name = "FILE")]
     bad: Option<PathBuf>,
-    /// Pixels of this value have no data: max is the largest of their type
-    #[arg(long, value_name = "max|N", value_parser = nodata)]
+    /// Pixels of this value have no data: max is the largest of their type; none: all have, whatever the detector says
+    #[arg(long, value_name = "max|N|none", value_parser = nodata)]
     nodata: Option<NoData>,
     /// Positions that are reduced: NumPy file of the scan's shape that is not 0 there, or rows and columns without the last
     #[arg(long, value_name = "FILE|Y0..Y1,X0..X1")]

@@ -99,6 +99,7 @@ impl RecordedTile {
             pixel,
             encoding: Encoding::Raw,
             vendor_header: manifest.vendor_header.clone(),
+            sensor: self.reader.sensor()?,
         }))
     }
 

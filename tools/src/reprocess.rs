@@ -143,7 +143,7 @@ impl ReprocessArgs {
     pub fn run(self) -> Result<ExitCode> {
         // The error says its own cause.
         let reader = Reader::open(&self.dataset).map_err(|error| anyhow!("{}: {error}", self.dataset.display()))?;
-        let wanted = self.wanted(reader.manifest())?;
+        let wanted = self.wanted(&reader)?;
         let images = wanted.images(reader.manifest())?;
         let mut formats = self.format.clone();
         formats.sort_by_key(|format| format.extension());
@@ -184,7 +184,8 @@ impl ReprocessArgs {
     }
 
     /// What configuration and options ask for, of this data set.
-    fn wanted(&self, manifest: &Manifest) -> Result<Wanted> {
+    fn wanted(&self, reader: &Reader) -> Result<Wanted> {
+        let manifest = reader.manifest();
         let [height, width] = manifest.detector.shape;
         let detector = SigShape { height, width };
         let pixel = PixelType::from_numpy_name(&manifest.detector.pixel);
@@ -201,7 +202,7 @@ impl ReprocessArgs {
             "nothing to compute: --virtual NAME=KIND:..., --total, --com, --sum, --max, --reduce or --config FILE say what"
         );
         let conditions = recipe.as_ref().map_or_else(Conditions::default, |recipe| recipe.conditions.clone());
-        let conditions = self.conditions.clone().read_over(conditions)?;
+        let conditions = self.conditions.clone().read_over(conditions)?.with_sensor(&reader.sensor()?, pixel.kind);
         let recorded: Option<Scan> = manifest.scan.map(Into::into);
         let recorded = match recipe.and_then(|recipe| recipe.scan) {
             Some(plan) => plan.scan(recorded.map(|scan| scan.shape)),

@@ -113,6 +113,6 @@ impl Reader<'_> {
 fn nodata(value: &Value<'_>) -> Option<NoData> {
     match value.is_integer() {
         true => value.int(0..=u64::from(u32::MAX)).map(|number| NoData::Value(number as u32)),
-        false => value.choice(&[("max", NoData::Max)]),
+        false => value.choice(&[("max", NoData::Max), ("none", NoData::None)]),
     }
 }

@@ -23,6 +23,7 @@ mod picture;
 pub mod simplon;
 mod stream1;
 mod stream2;
+mod tables;
 
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -38,6 +39,7 @@ pub use control::DriveSettings;
 pub use driven::DrivenSource;
 use picture::{CHANNELS_MAX, Codec, Coded, Picture, Pictures};
 use stream1::Stream1;
+use tables::{KeptTables, Tables};
 
 /// Detectors have no endless mode: a series announced as long as this goes on until it is aborted.
 const ENDLESS_FRAMES: u64 = 1_000_000_000;
@@ -121,7 +123,7 @@ impl Source for DectrisSource {
     reason = "lives on the stack for one judgement; a box would be an allocation per image"
 )]
 enum Message<'a> {
-    Start(Start),
+    Start(Start, Box<Tables<'a>>),
     Image(Image<'a>),
     /// No more images of a series will be sent.
     End {
@@ -142,6 +144,13 @@ struct Start {
     /// Names of channels, in order; empty when it says none.
     channels: Vec<String>,
     vendor_header: String,
+}
+
+/// A series that was started and has no image yet.
+#[derive(Debug)]
+struct Started {
+    start: Start,
+    tables: KeptTables,
 }
 
 /// What an image says.
@@ -184,6 +193,8 @@ enum Refusal {
     Configured { series: String, got: String, want: String },
     #[error("series {series}: frames of up to {bytes} bytes, the limit is {max_bytes}")]
     TooLarge { series: String, bytes: u64, max_bytes: u64 },
+    #[error("a {what} that is not used: {reason}")]
+    Table { what: &'static str, reason: String },
     #[error(
         "an image of series {series}, whose start has not come: the rest of an earlier run, or ronchi came too late"
     )]
@@ -209,7 +220,7 @@ struct DectrisProtocol {
     endpoint: Endpoint,
     stream1: Stream1,
     /// The series that was started last and has no image yet.
-    started: Option<Start>,
+    started: Option<Started>,
     /// Of the newest image of the open series: its channels, in the order of the series.
     newest: [Option<(Coded, picture::Place)>; CHANNELS_MAX],
     /// For decoding.
@@ -239,14 +250,14 @@ impl Protocol for DectrisProtocol {
             DectrisStream::Cbor => stream2::parse(parts.first().copied().unwrap_or_default()),
         };
         match parsed {
-            Ok(Message::Start(start)) => (self.start(start, known), None),
+            Ok(Message::Start(start, tables)) => self.start(start, &tables, parts, known),
             Ok(Message::Image(image)) => self.image(&image, known),
             Ok(Message::End { number, name }) => {
                 let is_meant = |series: &str| is_series(series, number, name);
                 if known.running(is_meant).is_some() {
                     return (Meaning::Ended(None), None);
                 }
-                self.started.take_if(|start| is_meant(&start.name)); // Stopped before its first image.
+                self.started.take_if(|started| is_meant(&started.start.name)); // Stopped before its first image.
                 (Meaning::Nothing, None)
             }
             Ok(Message::Nothing) => (Meaning::Nothing, None),
@@ -288,12 +299,21 @@ impl Protocol for DectrisProtocol {
 }
 
 impl DectrisProtocol {
-    fn start(&mut self, start: Start, known: &Known<'_, Form>) -> Meaning<Form> {
+    fn start(
+        &mut self,
+        start: Start,
+        tables: &Tables<'_>,
+        parts: &[&[u8]],
+        known: &Known<'_, Form>,
+    ) -> Judged<Form, Refusal> {
         let is_another = known.running.is_some_and(|running| running.announced.series_id != start.name);
+        let mut unusable = None;
         if known.running.is_none() || is_another {
-            self.started = Some(start);
+            let (tables, refusal) = tables.keep(parts, self.settings.frame_bytes);
+            unusable = refusal;
+            self.started = Some(Started { start, tables });
         }
-        if is_another { Meaning::Ended(None) } else { Meaning::Nothing }
+        (if is_another { Meaning::Ended(None) } else { Meaning::Nothing }, unusable)
     }
 
     fn image(&mut self, image: &Image<'_>, known: &Known<'_, Form>) -> Judged<Form, Refusal> {
@@ -305,13 +325,13 @@ impl DectrisProtocol {
                 Err(refusal) => (Meaning::Broken(image.frame, FrameFlag::Corrupt), Some(refusal)),
             };
         }
-        if let Some(start) = self.started.as_ref().filter(|start| is_meant(&start.name)) {
-            return match image.pictures.clone().and_then(|pictures| self.opening(start, image, &pictures)) {
-                Ok((announced, form)) => {
+        if let Some(started) = self.started.as_ref().filter(|started| is_meant(&started.start.name)) {
+            return match image.pictures.clone().and_then(|pictures| self.opening(started, image, &pictures)) {
+                Ok((announced, form, unusable)) => {
                     self.started = None;
                     let head = head_of(image, &form);
                     self.remember(&form, image.pictures.as_ref().unwrap_or(&Pictures::default()));
-                    (Meaning::opens(announced, form, Some(head)), None)
+                    (Meaning::opens(announced, form, Some(head)), unusable)
                 }
                 Err(refusal) => (Meaning::Garbage, Some(refusal)),
             };
@@ -361,13 +381,13 @@ impl DectrisProtocol {
         self.newest.iter().flatten().count() == form.channels.len()
     }
 
-    /// A series that was started, by its first image.
+    /// A series that was started, by its first image, and what of its start does not fit that.
     fn opening(
         &self,
-        start: &Start,
+        Started { start, tables }: &Started,
         image: &Image<'_>,
         pictures: &Pictures<'_>,
-    ) -> Result<(Announcement, Form), Refusal> {
+    ) -> Result<(Announcement, Form, Option<Refusal>), Refusal> {
         let mut ordered: Vec<&Picture<'_>> = pictures.iter().collect();
         let rank = |picture: &Picture<'_>| start.channels.iter().position(|channel| channel == picture.channel);
         ordered.sort_by_key(|picture| rank(picture).unwrap_or(CHANNELS_MAX)); // Those it did not name stay in their order.
@@ -394,6 +414,8 @@ impl DectrisProtocol {
         if bytes > max_bytes {
             return Err(Refusal::TooLarge { series: series(), bytes, max_bytes });
         }
+        let names: Vec<&str> = ordered.iter().map(|picture| picture.channel).collect();
+        let (sensor, unusable) = tables.sensor(&names, coded.shape, detector);
         let announced = Announcement {
             series_id: series(),
             frame_count: start.frame_count,
@@ -403,11 +425,12 @@ impl DectrisProtocol {
             pixel: coded.pixel,
             encoding,
             vendor_header: start.vendor_header.clone(),
+            sensor,
         };
         let now_ns = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_nanos() as i128);
-        let channels = ordered.iter().map(|picture| picture.channel.to_owned()).collect();
+        let channels = names.into_iter().map(str::to_owned).collect();
         let since_1970_ns = now_ns - i128::from(image.time_ns);
-        Ok((announced, Form { channels, shape: coded.shape, pixel: coded.pixel, since_1970_ns }))
+        Ok((announced, Form { channels, shape: coded.shape, pixel: coded.pixel, since_1970_ns }, unusable))
     }
 }
 

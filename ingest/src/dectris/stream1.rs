@@ -9,6 +9,7 @@ use ronchi_pipeline::{ByteOrder, PixelKind, PixelType};
 use serde::de::{Deserialize, Deserializer, IgnoredAny, SeqAccess, Visitor};
 
 use super::picture::{self, Codec, Coded, Picture, Pictures, Place};
+use super::tables::{Applied, Tables};
 use super::{Image, Message, Refusal, Start, cut, frames_of};
 use crate::messages::Text;
 
@@ -28,11 +29,37 @@ struct Head<'a> {
 
 /// What of a detector's configuration is used.
 #[derive(Debug, Default, serde::Deserialize)]
+#[serde(default)]
 struct Configuration<'a> {
     nimages: Option<u64>,
     ntrigger: Option<u64>,
     #[serde(borrow)]
     trigger_mode: Option<Text<'a>>,
+    x_pixels_in_detector: Option<u64>,
+    y_pixels_in_detector: Option<u64>,
+    mask_to_zero: Flag,
+    pixel_mask_applied: Flag,
+    flatfield_correction_applied: Flag,
+}
+
+/// A yes or no, which older detectors write as a number; anything else says nothing.
+#[derive(Debug, Default)]
+struct Flag(Option<bool>);
+
+impl<'de> Deserialize<'de> for Flag {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let value = serde_json::Value::deserialize(deserializer)?;
+        Ok(Self(value.as_bool().or_else(|| value.as_u64().map(|number| number != 0))))
+    }
+}
+
+/// What the part before a table says of it.
+#[derive(Debug, serde::Deserialize)]
+struct TableForm<'a> {
+    #[serde(borrow)]
+    htype: Text<'a>,
+    /// Columns, then rows.
+    shape: Axes,
 }
 
 #[derive(Debug, serde::Deserialize)]
@@ -94,17 +121,19 @@ impl Stream1 {
         let unconfigured = self.unconfigured.take();
         let Some(kind) = head.htype else {
             let Some(series) = unconfigured else { return Err(Refusal::Kind { got: "no `htype`".into() }) };
-            return start(series, Some(first)).map(Message::Start);
+            return start(series, Some(first), &[]);
         };
         let series = || head.series.ok_or(Refusal::Missing { what: "series" });
         match kind.0.as_ref() {
             "dheader-1.0" => {
-                let is_none = head.header_detail.is_some_and(|detail| detail.0 == "none");
+                let detail = head.header_detail.as_ref().map(|detail| detail.0.as_ref());
+                let is_none = detail == Some("none");
                 if parts.len() == 1 && !is_none {
                     self.unconfigured = Some(series()?);
                     return Ok(Message::Nothing);
                 }
-                start(series()?, if is_none { None } else { parts.get(1).copied() }).map(Message::Start)
+                let tables = if detail == Some("all") { parts } else { &[] };
+                start(series()?, if is_none { None } else { parts.get(1).copied() }, tables)
             }
             "dimage-1.0" => {
                 let frame = head.frame.ok_or(Refusal::Missing { what: "frame" })?;
@@ -121,15 +150,48 @@ impl Stream1 {
     }
 }
 
-fn start(series: u64, configuration: Option<&[u8]>) -> Result<Start, Refusal> {
-    let Some(bytes) = configuration else { return Ok(Start { name: series.to_string(), ..Start::default() }) };
+/// A start; `parts` are those of a header with tables.
+fn start<'a>(series: u64, configuration: Option<&'a [u8]>, parts: &[&'a [u8]]) -> Result<Message<'a>, Refusal> {
+    let name = series.to_string();
+    let Some(bytes) = configuration else {
+        return Ok(Message::Start(Start { name, ..Start::default() }, Box::default()));
+    };
     let used: Configuration<'_> = json("the configuration", bytes)?;
     let text = str::from_utf8(bytes).unwrap_or_default(); // JSON that was read is text.
     // Every trigger makes one image in the modes in which the trigger says how long it is exposed.
     let is_single = matches!(used.trigger_mode.as_ref().map(|mode| mode.0.as_ref()), Some("inte" | "exte" | "extg"));
     let per_trigger = if is_single { Some(1) } else { used.nimages };
     let (frame_count, scan) = frames_of(used.ntrigger, per_trigger);
-    Ok(Start { name: series.to_string(), frame_count, scan, channels: Vec::new(), vendor_header: text.to_owned() })
+    let detector = used.y_pixels_in_detector.zip(used.x_pixels_in_detector);
+    let tables = Tables {
+        detector: detector.and_then(|(rows, columns)| picture::shape(rows, columns)),
+        applied: Applied {
+            to_zero: used.mask_to_zero.0,
+            pixel_mask: used.pixel_mask_applied.0,
+            flatfield: used.flatfield_correction_applied.0,
+        },
+        ..tables(parts)
+    };
+    let vendor_header = text.to_owned();
+    Ok(Message::Start(Start { name, frame_count, scan, channels: Vec::new(), vendor_header }, Box::new(tables)))
+}
+
+/// The tables of a header: what one is in the part before it. Those of another kind, and empty ones, are passed over.
+fn tables<'a>(parts: &[&'a [u8]]) -> Tables<'a> {
+    let mut tables = Tables::default();
+    for (at, pair) in parts.chunks_exact(2).enumerate().skip(1) {
+        let &[form, bytes] = pair else { continue };
+        let Ok(TableForm { htype, shape: Axes([columns, rows]) }) = json("a table's form", form) else { continue };
+        let (kind, into) = match htype.0.as_ref() {
+            "dflatfield-1.0" | "flatfield-1.0" => (PixelKind::F32, &mut tables.flatfield),
+            "dpixelmask-1.0" => (PixelKind::U32, &mut tables.pixel_mask),
+            _ => continue,
+        };
+        let Some(shape) = picture::shape(rows, columns).filter(|_| !bytes.is_empty()) else { continue };
+        let coded = Coded { shape, pixel: PixelType::new(kind, ByteOrder::Little), codec: Codec::None };
+        into.push(Picture { channel: "", coded, place: Place { part: 2 * at + 1, start: 0, end: bytes.len() } });
+    }
+    tables
 }
 
 /// The picture of an image, in the third part, and when it began, in ns of the detector's clock.

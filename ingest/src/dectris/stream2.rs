@@ -10,6 +10,7 @@ use ronchi_pipeline::{ByteOrder, PixelKind, PixelType};
 use serde_json::{Map, Value};
 
 use super::picture::{self, CHANNELS_MAX, Codec, Coded, Picture, Pictures, Place};
+use super::tables::Tables;
 use super::{Image, Message, Refusal, Start, cut, frames_of};
 
 /// Most levels of a start message that are kept as text.
@@ -32,6 +33,9 @@ struct Fields<'a> {
     frame: Option<u64>,
     start_ns: u64,
     image_count: Option<u64>,
+    /// Rows and columns of a channel.
+    size: [Option<u64>; 2],
+    tables: Tables<'a>,
     channels: Vec<&'a str>,
     pictures: Pictures<'a>,
     /// The first picture that cannot be used.
@@ -52,7 +56,10 @@ pub(super) fn parse(bytes: &[u8]) -> Result<Message<'_>, Refusal> {
             let name = name.map_or_else(|| number.to_string(), str::to_owned);
             let channels = fields.channels.iter().map(|&channel| channel.to_owned()).collect();
             let vendor_header = text_of(bytes).map_err(|error| syntax(&error))?;
-            Ok(Message::Start(Start { name, frame_count, scan, channels, vendor_header }))
+            let [rows, columns] = fields.size;
+            let detector = rows.zip(columns).and_then(|(rows, columns)| picture::shape(rows, columns));
+            let tables = Box::new(Tables { detector, ..fields.tables });
+            Ok(Message::Start(Start { name, frame_count, scan, channels, vendor_header }, tables))
         }
         "image" => {
             let frame = fields.frame.ok_or(Refusal::Missing { what: "image_id" })?;
@@ -94,6 +101,13 @@ impl<'a> Fields<'a> {
                 self.channels.push(channel);
                 if self.channels.len() > CHANNELS_MAX { Err(Error::message("more than 8 channels")) } else { Ok(()) }
             })?,
+            "image_size_y" => self.size[0] = Some(decoder.u64()?),
+            "image_size_x" => self.size[1] = Some(decoder.u64()?),
+            "mask_to_zero" => self.tables.applied.to_zero = flag(decoder)?,
+            "pixel_mask_enabled" => self.tables.applied.pixel_mask = flag(decoder)?,
+            "flatfield_enabled" => self.tables.applied.flatfield = flag(decoder)?,
+            "pixel_mask" => pixel_tables(decoder, PixelKind::U32, &mut self.tables.pixel_mask)?,
+            "flatfield" => pixel_tables(decoder, PixelKind::F32, &mut self.tables.flatfield)?,
             "data" => each_entry(decoder, |channel, decoder| self.read_picture(channel, decoder))?,
             _ => decoder.skip()?,
         }
@@ -102,6 +116,10 @@ impl<'a> Fields<'a> {
 
     fn read_picture(&mut self, channel: &'a str, decoder: &mut Decoder<'a>) -> Result<(), Error> {
         let has_room = match picture(channel, decoder)? {
+            Ok(Picture { coded, .. }) if coded.pixel.kind == PixelKind::F32 => {
+                self.unusable = Some(Refusal::Pixel { got: "float32".to_owned() });
+                true
+            }
             Ok(picture) => channel.len() <= NAME_BYTES_MAX && self.pictures.push(picture),
             Err(refusal) => {
                 self.unusable = Some(refusal);
@@ -114,6 +132,29 @@ impl<'a> Fields<'a> {
             Err(Error::message("more than 8 channels, or one with a name of over 128 bytes"))
         }
     }
+}
+
+/// A yes or no; anything else says nothing.
+fn flag(decoder: &mut Decoder<'_>) -> Result<Option<bool>, Error> {
+    if decoder.datatype()? == Type::Bool { decoder.bool().map(Some) } else { decoder.skip().map(|()| None) }
+}
+
+/// Tables of numbers of pixels, by channel; those that are none, of other numbers, or too many, are passed over.
+fn pixel_tables<'a>(decoder: &mut Decoder<'a>, kind: PixelKind, into: &mut Pictures<'a>) -> Result<(), Error> {
+    if !matches!(decoder.datatype()?, Type::Map | Type::MapIndef) {
+        return decoder.skip();
+    }
+    each_entry(decoder, |channel, decoder| {
+        untag(decoder)?;
+        if !matches!(decoder.datatype()?, Type::Array | Type::ArrayIndef) {
+            return decoder.skip();
+        }
+        let table = picture(channel, decoder)?.ok();
+        if let Some(table) = table.filter(|it| it.coded.pixel.kind == kind && channel.len() <= NAME_BYTES_MAX) {
+            into.push(table);
+        }
+        Ok(())
+    })
 }
 
 /// `[[rows, columns], typed bytes]`, usually with tag 40. The outer error says that the rest of the message cannot be read.
@@ -193,7 +234,7 @@ fn place_of_bytes(decoder: &mut Decoder<'_>) -> Result<Place, Error> {
     Ok(Place { part: 0, start: end - length, end })
 }
 
-/// Pixel type of a typed array (RFC 8746), as far as detectors send it.
+/// Type of the numbers of a typed array (RFC 8746), as far as detectors send it.
 fn pixel(tag: u64) -> Option<PixelType> {
     let (kind, order) = match tag {
         64 | 68 => (PixelKind::U8, ByteOrder::Little),
@@ -201,6 +242,8 @@ fn pixel(tag: u64) -> Option<PixelType> {
         70 => (PixelKind::U32, ByteOrder::Little),
         65 => (PixelKind::U16, ByteOrder::Big),
         66 => (PixelKind::U32, ByteOrder::Big),
+        85 => (PixelKind::F32, ByteOrder::Little),
+        81 => (PixelKind::F32, ByteOrder::Big),
         _ => return None,
     };
     Some(PixelType::new(kind, order))

@@ -12,7 +12,7 @@ fn legacy(parts: &[&str]) -> Result<String, Refusal> {
 fn started(parts: &[&str]) -> Start {
     let bytes: Vec<&[u8]> = parts.iter().map(|part| part.as_bytes()).collect();
     match Stream1::default().parse(&bytes) {
-        Ok(Message::Start(start)) => start,
+        Ok(Message::Start(start, _)) => start,
         other => panic!("{other:?}"),
     }
 }
@@ -42,7 +42,7 @@ fn headers_in_two_messages() {
     let mut stream = Stream1::default();
     let configuration: &[u8] = br#"{"trigger_mode":"exte","ntrigger":5}"#;
     assert!(matches!(stream.parse(&[HEADER.as_bytes()]), Ok(Message::Nothing)));
-    let Ok(Message::Start(start)) = stream.parse(&[configuration]) else { panic!("a start") };
+    let Ok(Message::Start(start, _)) = stream.parse(&[configuration]) else { panic!("a start") };
     assert_eq!((start.name.as_str(), start.frame_count), ("34", Some(5)));
     assert!(matches!(stream.parse(&[configuration]), Err(Refusal::Kind { .. })));
     assert!(matches!(stream.parse(&[HEADER.as_bytes()]), Ok(Message::Nothing)));

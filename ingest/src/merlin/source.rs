@@ -22,7 +22,7 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use ronchi_config::{Limits, MerlinControlPlan, MerlinTrigger};
-use ronchi_pipeline::{Announcement, Encoding, FrameIndex, LinkCounters};
+use ronchi_pipeline::{Announcement, Encoding, FrameIndex, LinkCounters, Sensor};
 
 use super::control::MerlinControl;
 use super::format::FrameFormat;
@@ -371,6 +371,7 @@ impl MerlinSource {
             pixel: format.pixel,
             encoding: Encoding::Raw,
             vendor_header: acquisition.text().into(),
+            sensor: Sensor::default(),
         };
         let is_open_ended = announcement.frame_count.is_none();
         self.running = Some(Running::new(format, signature, self.options.read_bytes, is_open_ended));

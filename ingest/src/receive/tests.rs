@@ -5,7 +5,7 @@ use std::sync::Mutex;
 
 use crossbeam_channel::{Receiver, bounded};
 use proptest::prelude::*;
-use ronchi_pipeline::{ByteOrder, Event, FrameFlag, Layout, PixelKind, PixelType, SigShape};
+use ronchi_pipeline::{ByteOrder, Event, FrameFlag, Layout, PixelKind, PixelType, Sensor, SigShape};
 
 use super::*;
 use crate::filling::Place;
@@ -49,6 +49,7 @@ impl Source for Scripted {
             pixel: PixelType::new(PixelKind::U8, ByteOrder::Little),
             encoding: ronchi_pipeline::Encoding::Raw,
             vendor_header: String::new(),
+            sensor: Sensor::default(),
         })))
     }
 

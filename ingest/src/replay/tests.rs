@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use proptest::prelude::*;
-use ronchi_pipeline::{BlockMut, ByteOrder, GapReason, Layout, PixelKind, PixelType, Pool, Series, SigShape};
+use ronchi_pipeline::{BlockMut, ByteOrder, GapReason, Layout, PixelKind, PixelType, Pool, Sensor, Series, SigShape};
 
 use super::*;
 use crate::filling::Arrivals;
@@ -30,6 +30,7 @@ fn announced(frame_count: u64) -> Announcement {
         pixel: PixelType::new(PixelKind::U8, ByteOrder::Little),
         encoding: ronchi_pipeline::Encoding::Raw,
         vendor_header: String::new(),
+        sensor: Sensor::default(),
     }
 }
 

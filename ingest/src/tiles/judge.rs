@@ -2,7 +2,7 @@
 
 use ronchi_pipeline::format::FormatError;
 use ronchi_pipeline::format::bslz4::Bslz4;
-use ronchi_pipeline::{Announcement, Encoding, FrameFlag, FrameIndex, PixelType, Region};
+use ronchi_pipeline::{Announcement, Encoding, FrameFlag, FrameIndex, PixelType, Region, Sensor};
 
 use super::TileSettings;
 use super::header::{BeginHeader, EndHeader, Header, HeaderError, TileHeader, parse_header};
@@ -64,6 +64,7 @@ impl Judge<'_> {
             pixel: begin.pixel,
             encoding: self.kept_as(begin.encoding),
             vendor_header: begin.metadata.as_deref().unwrap_or_default().to_owned(),
+            sensor: Sensor::default(),
         };
         let running = self.known.running(|series| series == begin.series);
         if running.is_some_and(|it| it.announced == announced && it.form == begin.encoding) {
@@ -135,6 +136,7 @@ impl Judge<'_> {
             pixel: tile.pixel,
             encoding: self.kept_as(tile.encoding),
             vendor_header: String::new(),
+            sensor: Sensor::default(),
         };
         match check_payload(tile, frame_bytes(&announced), blob) {
             Ok(()) => self.opening(announced, tile.encoding, Some(head)),

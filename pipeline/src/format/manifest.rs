@@ -8,6 +8,7 @@ use serde_json::Value;
 
 use super::{FormatError, group_json};
 use crate::layout::DATA_OFFSET;
+use crate::reduce::NoData;
 use crate::{Gap, GapReason, Gaps, Layout, NavShape, Region, Repeats, Scan, SigShape};
 
 /// Version of everything in `docs/format.md`; readers refuse larger numbers.
@@ -125,6 +126,9 @@ pub struct DetectorInfo {
     pub shape: [u32; 2],
     /// NumPy name of the pixel type as stored.
     pub pixel: String,
+    /// The value by which a pixel says that it has no data, where the detector announced one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub nodata: Option<NoData>,
     /// The parts that are recorded.
     pub tiles: Vec<TileInfo>,
 }
@@ -214,6 +218,7 @@ impl DetectorInfo {
         Self {
             shape: [shape.height, shape.width],
             pixel: pixel.numpy_name().to_owned(),
+            nodata: None,
             tiles: (0..).zip(regions).map(tile).collect(),
         }
     }

@@ -11,15 +11,17 @@ use super::descan::Descan;
 use super::error::PlanError;
 use super::frame_map::{FrameMap, Positions};
 use super::nodata::NoData;
-use crate::{FrameIndex, NavShape, Scan, ScanPos};
+use crate::{FrameIndex, NavShape, PixelKind, PixelTable, Scan, ScanPos, Sensor, SigShape};
 
 /// What holds for a whole acquisition; nothing of it unless told.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Conditions {
     /// How pixels are corrected before anything is computed of them.
     pub correction: Option<Arc<Correction>>,
-    /// How a pixel says that it has no data; all have where not given.
+    /// How a pixel says that it has no data; where not given, as the detector announces it ([`Self::with_sensor`]).
     pub nodata: Option<NoData>,
+    /// Pixels that never have data, whatever they carry.
+    pub pixel_mask: Option<PixelTable<u32>>,
     /// The files that say so.
     pub files: Vec<ConditionFile>,
     /// How masks follow the beam; they stay where they are where not given.
@@ -49,6 +51,39 @@ impl ConditionFile {
 }
 
 impl Conditions {
+    /// The same for pixels of which a detector says this: its mask holds, and its value for pixels without data where none was
+    /// given. Neither does where all pixels are said to have data, where dark counts are corrected, which exclude it, and for
+    /// floating point numbers.
+    pub fn with_sensor(&self, sensor: &Sensor, kind: PixelKind) -> Self {
+        let mut told = self.clone();
+        if kind != PixelKind::F32 && !self.has_dark() && self.nodata != Some(NoData::None) {
+            told.nodata = self.nodata.or(sensor.nodata);
+            told.pixel_mask.clone_from(&sensor.pixel_mask);
+        }
+        told
+    }
+
+    /// Whether some pixels may have no data.
+    pub(super) fn can_lack_data(&self) -> bool {
+        self.pixel_mask.is_some() || self.nodata.is_some_and(|nodata| nodata != NoData::None)
+    }
+
+    fn has_dark(&self) -> bool {
+        self.correction.as_ref().is_some_and(|correction| correction.has_dark())
+    }
+
+    /// Whether what says `no data` fits the pixels of a detector.
+    pub(super) fn check_nodata(&self, detector: SigShape, kind: PixelKind) -> Result<(), PlanError> {
+        if let Some(nodata) = self.nodata.filter(|&nodata| nodata != NoData::None) {
+            nodata.value(kind).ok_or(PlanError::NoData { nodata, kind })?;
+        }
+        let mask = self.pixel_mask.as_ref().map(PixelTable::shape);
+        if let Some(mask) = mask.filter(|&mask| mask != detector || kind == PixelKind::F32) {
+            return Err(PlanError::PixelMask { mask, detector });
+        }
+        if self.can_lack_data() && self.has_dark() { Err(PlanError::NoDataDark) } else { Ok(()) }
+    }
+
     /// The scan of results: a list of positions gives each of them room for as many frames as it has. Errors: a position that the
     /// scan has not.
     pub fn scan_of(&self, scan: Option<Scan>) -> Result<Option<Scan>, PlanError> {
@@ -66,6 +101,9 @@ impl Conditions {
         }
         if let Some(nodata) = self.nodata {
             object.insert("nodata".into(), json!(nodata.to_string()));
+        }
+        if let Some(mask) = &self.pixel_mask {
+            object.insert("masked_pixels".into(), json!(mask.masked_count()));
         }
         if let Some((rows, columns)) = self.roi.as_ref().and_then(|roi| roi.as_rectangle()) {
             let rectangle = json!({ "y": [rows.start, rows.end], "x": [columns.start, columns.end] });

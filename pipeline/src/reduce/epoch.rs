@@ -29,7 +29,7 @@ impl Epoch {
         let accumulators = spec.accumulators(number);
         let kinds = [spec.pixel.kind, spec.pattern_kind()];
         let seen = |&region: &Region| {
-            let mut patterns = Patterns::zero(region, kinds, &accumulators, spec.conditions.nodata.is_some());
+            let mut patterns = Patterns::zero(region, kinds, &accumulators, spec.conditions.can_lack_data());
             patterns.customs = CustomPart::of(spec, region, &[number]).over_frames();
             Seen { patterns, covered: vec![0; length.div_ceil(64)], frame_count: 0 }
         };

@@ -114,6 +114,14 @@ pub enum PlanError {
         /// The pixels.
         kind: PixelKind,
     },
+    /// A pixel mask of another detector, or for floating point numbers.
+    #[error("a pixel mask of {mask:?} is not one for integer pixels of a detector of {detector:?}")]
+    PixelMask {
+        /// What the mask is for.
+        mask: SigShape,
+        /// The detector.
+        detector: SigShape,
+    },
     /// Pixels without data, of which nobody knows the dark counts.
     #[error("dark counts and a value for pixels without data exclude each other: list these pixels as bad instead")]
     NoDataDark,

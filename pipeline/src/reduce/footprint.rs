@@ -51,7 +51,7 @@ impl Footprint {
             ColumnKind::Exact => size_of::<Exact>() as u64,
         };
         let pixels = detector.pixel_count();
-        let count_bytes = if conditions.nodata.is_some() { 8 * pixels } else { 0 }; // Pixels without data.
+        let count_bytes = if conditions.can_lack_data() { 8 * pixels } else { 0 }; // Pixels without data.
         let pattern_bytes = |wanted: &Wanted| match wanted.accumulator {
             Accumulator::Histogram(bins) => u64::from(bins.count) * 8,
             Accumulator::Max | Accumulator::Min => 4 * pixels,

@@ -1,4 +1,4 @@
-//! Pixels without data: those that carry the value by which their detector says so.
+//! Pixels without data: those that carry the value by which their detector says so, and those that it masks.
 //!
 //! # Definition
 //! A pixel without data counts as 0 in every sum. Extremes, means, variances and histograms do not see it, and it is not
@@ -10,6 +10,9 @@
 
 use std::fmt;
 
+use serde::{Deserialize, Serialize};
+
+use super::conditions::Conditions;
 use super::exact::{Exact, scale};
 use super::extremes::Extremes;
 use super::frames::Frames;
@@ -20,19 +23,56 @@ use crate::{ByteOrder, PixelKind, PixelType, Region};
 
 /// Pixels that are copied in one go, unless a frame has more, in bytes: they stay in the second cache.
 const PIECE_BYTES: usize = 256 << 10;
+/// Pixels that are looked at together.
+const BLOCK: usize = 64;
 
-/// The value by which a detector says that a pixel has no data.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// The value by which a detector says that a pixel has no data. In JSON `"none"`, `"max"` or a number.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "Word", into = "Word")]
 pub enum NoData {
+    /// No value: every pixel has data, also those that a detector masks.
+    None,
     /// The largest value of the pixel type.
     Max,
     /// This value.
     Value(u32),
 }
 
+/// A [`NoData`] in JSON.
+#[derive(Serialize, Deserialize)]
+#[serde(untagged)]
+enum Word {
+    Value(u32),
+    Text(String),
+}
+
+impl From<NoData> for Word {
+    fn from(nodata: NoData) -> Self {
+        match nodata {
+            NoData::Value(value) => Self::Value(value),
+            word => Self::Text(word.to_string()),
+        }
+    }
+}
+
+impl TryFrom<Word> for NoData {
+    type Error = String;
+
+    fn try_from(word: Word) -> Result<Self, Self::Error> {
+        match word {
+            Word::Value(value) => Ok(Self::Value(value)),
+            Word::Text(text) => [Self::None, Self::Max]
+                .into_iter()
+                .find(|nodata| nodata.to_string() == text)
+                .ok_or_else(|| format!("got {text:?}, expected none, max or a number")),
+        }
+    }
+}
+
 impl fmt::Display for NoData {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
+            Self::None => f.write_str("none"),
             Self::Max => f.write_str("max"),
             Self::Value(value) => value.fmt(f),
         }
@@ -44,19 +84,35 @@ impl NoData {
     pub(super) fn value(self, kind: PixelKind) -> Option<u32> {
         let max = pixel_max(kind)?;
         match self {
+            Self::None => None,
             Self::Max => Some(max),
             Self::Value(value) => (value <= max).then_some(value),
         }
     }
 }
 
+/// When a pixel has no data.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Lacks {
+    /// Never: it is bad, and replaced.
+    Never,
+    /// When it carries the value that says so.
+    Value,
+    /// Always: it is masked.
+    Always,
+}
+
 /// What a plan does with the pixels without data of a tile.
 #[derive(Debug, Clone)]
 pub(super) struct NoDataPlan {
-    /// The value as it comes.
-    encoded: Vec<u8>,
-    /// 1 for every pixel of the tile but bad ones, C order.
-    looked_at: Vec<bool>,
+    /// Bytes of a pixel.
+    pixel_bytes: usize,
+    /// The value as it comes, if there is one.
+    encoded: Option<Vec<u8>>,
+    /// Of every pixel of the tile, C order.
+    pixels: Vec<Lacks>,
+    /// Whether some of [`BLOCK`] pixels are masked.
+    masked_blocks: Vec<bool>,
     /// Weights of the columns that count pixels without data, and what of: C order over `reach`.
     counts: Vec<(ColumnKind, Vec<f64>)>,
     tile: Region,
@@ -75,7 +131,19 @@ impl NoDataPlan {
         columns: &[&Column],
         accumulators: &[Accumulator],
     ) -> Option<Self> {
-        let value = spec.conditions.nodata?.value(spec.pixel.kind)?;
+        let Conditions { nodata, pixel_mask, .. } = &spec.conditions;
+        let value = nodata.and_then(|nodata| nodata.value(spec.pixel.kind));
+        if value.is_none() && pixel_mask.is_none() {
+            return None;
+        }
+        let good = spec.correction().good_of_tile(tile);
+        let masked = pixel_mask.as_ref().map_or_else(|| vec![false; good.len()], |mask| mask.masked_in(tile));
+        let lacks = |(good, masked)| match (good, masked) {
+            (false, _) => Lacks::Never,
+            (true, false) => Lacks::Value,
+            (true, true) => Lacks::Always,
+        };
+        let pixels: Vec<Lacks> = good.into_iter().zip(masked).map(lacks).collect();
         let weights = |column: &&Column| {
             let Source::NoData(mask) = column.source else { return None };
             let mut weights = spec.masks[mask].crop(reach)?.to_image();
@@ -89,8 +157,10 @@ impl NoDataPlan {
             _ => false,
         };
         Some(Self {
-            encoded: encoded(value, spec.pixel),
-            looked_at: spec.correction().good_of_tile(tile),
+            pixel_bytes: spec.pixel.bytes(),
+            encoded: value.map(|value| encoded(value, spec.pixel)),
+            masked_blocks: pixels.chunks(BLOCK).map(|block| block.contains(&Lacks::Always)).collect(),
+            pixels,
             counts: columns.iter().filter_map(weights).collect(),
             tile,
             reach,
@@ -168,7 +238,7 @@ impl NoDataFrames {
         self.bytes.extend_from_slice(frames.bytes);
         self.places.clear();
         self.columns = plan.counts.iter().map(|&(kind, _)| Values::new(kind)).collect();
-        let (frame_bytes, pixel_bytes) = (frames.frame_bytes(), plan.encoded.len());
+        let (frame_bytes, pixel_bytes) = (frames.frame_bytes(), plan.pixel_bytes);
         for &position in taken {
             let first = self.places.len();
             let frame = &mut self.bytes[position * frame_bytes..][..frame_bytes];
@@ -219,21 +289,25 @@ impl NoDataFrames {
     }
 }
 
-/// Appends the places of pixels that say that they have no data, but bad ones.
+/// Appends the places of pixels that have no data, but bad ones.
 fn find(frame: &[u8], plan: &NoDataPlan, places: &mut Vec<u32>) {
     fn pixels<const BYTES: usize>(frame: &[u8], plan: &NoDataPlan, places: &mut Vec<u32>) {
-        const BLOCK: usize = 64;
-        let Ok(value) = <[u8; BYTES]>::try_from(&plan.encoded[..]) else { return };
+        let value = plan.encoded.as_deref().and_then(|value| <[u8; BYTES]>::try_from(value).ok());
         for (block, pixels) in frame.as_chunks::<BYTES>().0.chunks(BLOCK).enumerate() {
             // Without a branch, so that this is vector code: most blocks have none.
-            if pixels.iter().fold(false, |any, &pixel| any | (pixel == value)) {
-                let found =
-                    (block * BLOCK..).zip(pixels).filter(|&(place, &pixel)| pixel == value && plan.looked_at[place]);
+            let any = |value| pixels.iter().fold(false, |any, &pixel| any | (pixel == value));
+            if plan.masked_blocks[block] || value.is_some_and(any) {
+                let lacks = |&(place, &pixel): &(usize, &[u8; BYTES])| match plan.pixels[place] {
+                    Lacks::Never => false,
+                    Lacks::Value => Some(pixel) == value,
+                    Lacks::Always => true,
+                };
+                let found = (block * BLOCK..).zip(pixels).filter(lacks);
                 places.extend(found.map(|(place, _)| place as u32));
             }
         }
     }
-    match plan.encoded.len() {
+    match plan.pixel_bytes {
         1 => pixels::<1>(frame, plan, places),
         2 => pixels::<2>(frame, plan, places),
         _ => pixels::<4>(frame, plan, places),

@@ -121,12 +121,7 @@ impl Spec {
         if detector.pixel_count() > DETECTOR_PIXELS_MAX {
             return Err(PlanError::DetectorTooLarge { detector });
         }
-        if let Some(nodata) = conditions.nodata {
-            nodata.value(pixel.kind).ok_or(PlanError::NoData { nodata, kind: pixel.kind })?;
-            if conditions.correction.as_ref().is_some_and(|correction| correction.has_dark()) {
-                return Err(PlanError::NoDataDark);
-            }
-        }
+        conditions.check_nodata(detector, pixel.kind)?;
         let empty = Self {
             detector,
             pixel,
@@ -381,7 +376,9 @@ impl Needs<'_> {
 
     /// Sum of the weights of a mask under pixels without data; `None` where all have some.
     pub(super) fn nodata(&mut self, mask: &Mask) -> Option<Sum> {
-        self.spec.conditions.nodata?;
+        if !self.spec.conditions.can_lack_data() {
+            return None;
+        }
         let kind = if mask.is_binary() { ColumnKind::U64 } else { ColumnKind::Exact };
         let exponent = if mask.is_binary() { 0 } else { mask.exponent() };
         let mask = self.mask(mask.clone());

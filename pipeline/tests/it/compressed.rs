@@ -6,7 +6,7 @@ use std::time::Duration;
 use ronchi_pipeline::format::bslz4;
 use ronchi_pipeline::reduce::{Decoder, Frames, ReducePlan, Reducer, Reduction};
 use ronchi_pipeline::{
-    Announcement, Block, BlockMut, ByteOrder, Encoding, FrameFlag, PixelKind, PixelType, Pool, Series, SigShape,
+    Announcement, Block, BlockMut, ByteOrder, Encoding, FrameFlag, PixelKind, PixelType, Pool, Sensor, Series, SigShape,
 };
 
 const DETECTOR: SigShape = SigShape { height: 160, width: 150 };
@@ -25,6 +25,7 @@ fn series(encoding: Encoding) -> Arc<Series> {
         pixel,
         encoding,
         vendor_header: String::new(),
+        sensor: Sensor::default(),
     };
     let layout = ronchi_pipeline::Layout { frames_per_chunk: COUNT as u32, ..layout };
     let (name, acquisition) = ("test".into(), [1; 16]);

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use proptest::prelude::*;
 use ronchi_pipeline::reduce::{Conditions, Correction, Flaws, LiveImages, NoData, PlanError, Reduction};
-use ronchi_pipeline::{PixelKind, PixelType, Repeats, Scan, SigShape};
+use ronchi_pipeline::{PixelKind, PixelTable, PixelType, Repeats, Scan, Sensor, SigShape};
 use serde_json::json;
 
 use crate::golden::reduction;
@@ -131,6 +131,33 @@ proptest! {
         check_patterns(&case, value, &images);
     }
 
+    /// A masked pixel is one that carries the value in every frame, whatever it carries: results are the same, bit for bit.
+    #[test]
+    fn masked_pixels(pixel in integers(), seed in any::<u64>(), has_value in any::<bool>()) {
+        let (mut case, nodata, value, _) = emptied(pixel, seed);
+        let mut dice = Dice(seed ^ 5);
+        let bits: Vec<u32> = (0..case.data.detector.pixel_count()).map(|_| [0, 1, 1 << 31, 6][dice.roll(4) as usize]).collect();
+        if !has_value {
+            // Another value in place of the one that says so, so that only masked pixels have no data.
+            case.data.frames.iter_mut().flatten().filter(|pixel| **pixel == value).for_each(|pixel| *pixel = (value - 1.0).max(1.0));
+        }
+        let mut marked = case.data.clone();
+        for frame in &mut marked.frames {
+            frame.iter_mut().zip(&bits).filter(|&(_, bits)| bits & 0xffff != 0).for_each(|(pixel, _)| *pixel = value);
+        }
+        let pixel_mask = PixelTable::new(case.data.detector, bits, Some(false));
+        let sensor = Sensor { nodata: has_value.then_some(nodata), pixel_mask, flatfield: None };
+        let conditions = Conditions::default().with_sensor(&sensor, pixel.kind);
+        let by_value = Conditions { nodata: Some(nodata), ..Conditions::default() };
+        let mut wanted = list(&case);
+        wanted.push(reduction("nodata", "nodata", json!({})));
+        let images = run_under(&case.data, &wanted, case.scan, &case.regions, &case.work, &conditions);
+        let want = run_under(&marked, &wanted, case.scan, &case.regions, &case.work, &by_value);
+        for want in want.images() {
+            prop_assert_eq!(images.image(want.name()).expect("same list").stored(), want.stored(), "{}", want.name());
+        }
+    }
+
     /// The same with a gain and bad pixels: a bad pixel is replaced whatever it carries, gain multiplies the others.
     #[test]
     fn with_gain_and_bad_pixels(pixel in integers(), seed in any::<u64>()) {
@@ -174,6 +201,31 @@ fn prop_assert_close(got: f64, want: f64, size: f64) {
     assert!((got - want).abs() <= 1e-5 * size.abs() || got.is_nan() && want.is_nan(), "{got} is not {want}");
 }
 
+/// What a detector announces holds unless something else is said, dark counts exclude it, or pixels are no integers.
+#[test]
+fn announced() {
+    let detector = SigShape { height: 1, width: 2 };
+    let pixel_mask = PixelTable::new(detector, vec![0, 1], None);
+    let sensor = Sensor { nodata: Some(NoData::Max), pixel_mask: pixel_mask.clone(), flatfield: None };
+    let said = |nodata| Conditions { nodata, ..Conditions::default() };
+    let told = |conditions: Conditions, kind| {
+        let told = conditions.with_sensor(&sensor, kind);
+        (told.nodata, told.pixel_mask == pixel_mask)
+    };
+    assert_eq!(told(said(None), PixelKind::U16), (Some(NoData::Max), true));
+    assert_eq!(told(said(Some(NoData::Value(7))), PixelKind::U16), (Some(NoData::Value(7)), true));
+    assert_eq!(told(said(Some(NoData::None)), PixelKind::U16), (Some(NoData::None), false));
+    assert_eq!(told(said(None), PixelKind::F32), (None, false));
+    let dark = Flaws { dark: Some(vec![1.0, 2.0]), ..Flaws::default() };
+    let correction = Some(Arc::new(Correction::new(detector, dark).expect("valid")));
+    assert_eq!(told(Conditions { correction, ..said(None) }, PixelKind::U16), (None, false));
+    for (nodata, text) in [(NoData::Max, "\"max\""), (NoData::None, "\"none\""), (NoData::Value(3), "3")] {
+        assert_eq!(serde_json::to_string(&nodata).expect("json"), text);
+        assert_eq!(serde_json::from_str::<NoData>(text).expect("one of them"), nodata);
+    }
+    assert!(serde_json::from_str::<NoData>("\"min\"").is_err());
+}
+
 /// Values that pixels cannot carry, dark counts, and counting what nobody says are refused.
 #[test]
 fn refused() {
@@ -190,6 +242,9 @@ fn refused() {
     let dark = Flaws { dark: Some(vec![1.0; 4]), ..Flaws::default() };
     let correction = Some(Arc::new(Correction::new(detector, dark).expect("valid")));
     assert_eq!(new(&total, "<u2", &Conditions { correction, ..of(NoData::Max) }), Err(PlanError::NoDataDark));
+    let other = PixelTable::new(SigShape { height: 1, width: 4 }, vec![0; 4], None);
+    let masked = Conditions { pixel_mask: other, ..Conditions::default() };
+    assert!(matches!(new(&total, "<u2", &masked), Err(PlanError::PixelMask { .. })));
     let counts = [reduction("nodata", "nodata", json!({}))];
     assert!(matches!(new(&counts, "<u2", &Conditions::default()), Err(PlanError::Parameter { key: "kind", .. })));
     let one = Data {

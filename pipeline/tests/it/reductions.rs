@@ -10,7 +10,7 @@ use ronchi_pipeline::reduce::{
 };
 use ronchi_pipeline::{
     Announcement, BlockMut, ByteOrder, Encoding, Layout, NavShape, PixelKind, PixelType, Pool, Region, Repeats, Scan,
-    Series, SigShape,
+    Sensor, Series, SigShape,
 };
 use serde_json::json;
 
@@ -250,6 +250,7 @@ fn frames_of_a_block() {
         pixel: U16,
         encoding: Encoding::Raw,
         vendor_header: String::new(),
+        sensor: Sensor::default(),
     };
     let layout = Layout { frame_bytes: 12, frames_per_chunk: 4, chunks_per_segment: 8 };
     let (name, acquisition) = ("test".into(), [1; 16]);

@@ -21,7 +21,7 @@ use serde_json::{Value, json};
 use super::error::{Context as _, StorageError};
 use super::file_system::{Creation, FileSystem, RealFiles};
 use super::volumes::Volumes;
-use super::{companion, files, table};
+use super::{companion, files, sensor, table};
 
 const NAME_BYTES_MAX: usize = 128;
 
@@ -157,7 +157,10 @@ impl DataSet {
             state: DataSetState::Running,
             scan: new.scan.map(Into::into),
             frame_count: announced.frame_count,
-            detector: DetectorInfo::new(announced.detector, announced.pixel, new.regions),
+            detector: DetectorInfo {
+                nodata: announced.sensor.nodata,
+                ..DetectorInfo::new(announced.detector, announced.pixel, new.regions)
+            },
             block: series.layout.into(),
             gaps: Vec::new(),
             unsound: false,
@@ -170,6 +173,7 @@ impl DataSet {
             files::create_dirs(&*system, &root.join("tiles"))?;
             files::replace_json(&*system, &root.join("tiles/zarr.json"), &group_json(json!({})))?;
         }
+        sensor::write(&*system, &root, &announced.sensor)?;
         // Last: with it the directory is a data set.
         files::replace_json(&*system, &root.join("zarr.json"), &manifest.to_json())?;
         let grid = regular_grid(announced.detector, new.regions).filter(|_| new.regions.len() > 1).map(|tile| Grid {

@@ -29,6 +29,7 @@ mod reader;
 mod repair;
 mod results;
 mod segment;
+mod sensor;
 mod space;
 mod table;
 mod tile;

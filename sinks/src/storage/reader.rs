@@ -24,14 +24,14 @@ use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 
 use ronchi_pipeline::format::{DataSetState, FramesArray, Manifest, Progress, TileInfo};
-use ronchi_pipeline::{FrameFlag, FrameIndex, Region};
+use ronchi_pipeline::{FrameFlag, FrameIndex, Region, Sensor, SigShape};
 use rustix::fs::{FlockOperation, flock};
 use serde::Serialize;
 
 use super::error::{Context as _, StorageError};
 use super::unpack::Unpacker;
 use super::volumes::Home;
-use super::{files, table};
+use super::{files, sensor, table};
 pub use access::Access;
 pub use follow::Extent;
 #[doc(hidden)]
@@ -129,6 +129,13 @@ impl Reader {
     /// The manifest; `gaps` are listed once the data set is finished.
     pub fn manifest(&self) -> &Manifest {
         &self.manifest
+    }
+
+    /// What the detector said of its pixels. Errors: a table that cannot be read, or of another detector.
+    pub fn sensor(&self) -> Result<Sensor, StorageError> {
+        let [height, width] = self.manifest.detector.shape;
+        let tables = sensor::read(&self.root, SigShape { height, width })?;
+        Ok(Sensor { nodata: self.manifest.detector.nodata, ..tables })
     }
 
     /// What the data set was doing when it was opened or last looked at.

@@ -114,7 +114,8 @@ fn may_be_link(place: &Path) -> bool {
     let parts: Vec<_> = place.iter().filter_map(|part| part.to_str()).collect();
     match parts.as_slice() {
         ["frames", "c", _, _, _] | ["tiles", _, "c", _, _, _] | ["frames4d", "c", _, _] => true,
-        ["frames" | "tiles" | "frames4d" | "frame_table" | "results" | "torn" | "orphans", ..] | [".lock"] => false,
+        ["frames" | "tiles" | "frames4d" | "frame_table" | "results" | "detector" | "torn" | "orphans", ..]
+        | [".lock"] => false,
         _ => parts.len() == 1,
     }
 }

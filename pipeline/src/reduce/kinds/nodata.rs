@@ -9,7 +9,7 @@ use crate::reduce::mask::Mask;
 use crate::reduce::output::Output;
 use crate::reduce::spec::Needs;
 
-/// Pixels that carry the value by which the detector says so, but bad ones.
+/// Pixels that carry the value by which the detector says so, or that it masks, but bad ones.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct NoData {}
@@ -21,8 +21,8 @@ impl Kind for NoData {
     fn plan(&self, name: &str, needs: &mut Needs<'_>) -> Result<Vec<Output>, PlanError> {
         let whole = Mask::whole(needs.detector());
         let count = needs.nodata(&whole);
-        let count =
-            count.ok_or_else(|| wrong(name, "kind", Self::WORD, "used where `nodata` of `[correct]` is given"))?;
+        let expected = "used where `nodata` of `[correct]` is given, or announced by the detector";
+        let count = count.ok_or_else(|| wrong(name, "kind", Self::WORD, expected))?;
         Ok(vec![Output { unit: "pixels".into(), ..Output::count(name, count) }])
     }
 }

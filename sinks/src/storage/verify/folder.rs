@@ -240,29 +240,37 @@ impl Audit<'_> {
         Ok(found)
     }
 
-    /// Finished pictures: metadata that can be read, and as many bytes as it says.
+    /// Finished pictures, and tables of the detector's pixels.
     pub(super) fn check_results(&mut self) {
-        let root = self.root.join("results");
-        if !self.condition.is_finished() || !root.exists() {
-            return; // They are stored just before the end.
+        if self.condition.is_finished() {
+            self.check_small_arrays("results"); // They are stored just before the end.
         }
-        self.check_group(Path::new("results"));
+        self.check_small_arrays("detector");
+    }
+
+    /// Of every array of a group: metadata that can be read, and as many bytes as it says.
+    fn check_small_arrays(&mut self, group: &str) {
+        let root = self.root.join(group);
+        if !root.exists() {
+            return;
+        }
+        self.check_group(Path::new(group));
         let listed = fs::read_dir(&root).context("list", &root);
-        let Some(listed) = self.report.tell(self.root, listed, "a directory of results") else { return };
+        let Some(listed) = self.report.tell(self.root, listed, "a directory of small arrays") else { return };
         for entry in listed.flatten() {
             if entry.path().is_dir() {
-                self.check_result(&entry.path());
+                self.check_small_array(&entry.path());
             }
         }
     }
 
-    fn check_result(&mut self, directory: &Path) {
+    fn check_small_array(&mut self, directory: &Path) {
         let path = directory.join(MANIFEST);
         let text = files::read_text(&path);
-        let Some(text) = self.report.tell(self.root, text, "metadata of a result") else { return };
+        let Some(text) = self.report.tell(self.root, text, "metadata of a small array") else { return };
         let json: Value = serde_json::from_str(&text).unwrap_or_default();
         let Some((bytes, rank)) = plain_size(&json) else {
-            self.report.flaw(relative(self.root, &path), "content", "no shape or type", "metadata of a result");
+            self.report.flaw(relative(self.root, &path), "content", "no shape or type", "metadata of a small array");
             return;
         };
         let chunk = (0..rank).fold("c".to_owned(), |chunk, _| chunk + "/0");

@@ -1,4 +1,4 @@
-use ronchi_pipeline::{Announcement, Layout, PixelType, SigShape};
+use ronchi_pipeline::{Announcement, Layout, PixelType, Sensor, SigShape};
 
 use super::*;
 use crate::storage::NewDataSet;
@@ -19,6 +19,7 @@ fn series() -> Arc<Series> {
             pixel: PixelType::from_numpy_name("|u1").expect("pixel type"),
             encoding: ronchi_pipeline::Encoding::Raw,
             vendor_header: String::new(),
+            sensor: Sensor::default(),
         },
         scan: None,
         layout: Layout { frame_bytes: 4, frames_per_chunk: 2, chunks_per_segment: 2 },

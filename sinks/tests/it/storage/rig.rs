@@ -11,7 +11,7 @@ use crossbeam_channel::bounded;
 use ronchi_pipeline::format::{DataSetState, bslz4};
 use ronchi_pipeline::{
     Announcement, Block, BlockMut, Encoding, End, EndReason, Event, FrameFlag, GapReason, Gaps, Layout, LinkCounters,
-    PixelType, Pool, Region, Series, SigShape,
+    PixelType, Pool, Region, Sensor, Series, SigShape,
 };
 use ronchi_sinks::storage::{
     Access, DataSet, Depth, Disk, NewDataSet, PackPlan, ReadPlan, Reader, TileEnd, Verification, Writer, WriterPlan,
@@ -152,6 +152,7 @@ impl Rig {
                 pixel: self.pixel,
                 encoding: self.encoding,
                 vendor_header: "HDR".into(),
+                sensor: Sensor::default(),
             },
             scan: None,
             layout: Layout { frame_bytes, frames_per_chunk: self.k, chunks_per_segment: self.n },
