@@ -135,10 +135,11 @@ fn link_text(link: &LinkPlan) -> String {
         SourcePlan::Merlin { host, data_port, control: Some(control) } => {
             format!("merlin at {host}, data port {data_port}, armed over port {}", control.port)
         }
-        SourcePlan::Dectris { stream, endpoint, control } => {
+        SourcePlan::Dectris { stream, endpoint, sockets, control } => {
             let name = if *stream == DectrisStream::Legacy { "STREAM" } else { "STREAM2" };
+            let by = if *sockets > 1 { format!(" by {sockets} sockets") } else { String::new() };
             let driven = control.as_ref().map(|control| format!(", driven over port {}", control.port));
-            format!("DECTRIS {name} of {endpoint}{}", driven.unwrap_or_default())
+            format!("DECTRIS {name} of {endpoint}{by}{}", driven.unwrap_or_default())
         }
         SourcePlan::Tiles { endpoint, bind: false } => format!("tiles, connecting to {endpoint}"),
         SourcePlan::Tiles { endpoint, bind: true } => format!("tiles, listening on {endpoint}"),

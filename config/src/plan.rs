@@ -93,6 +93,8 @@ pub enum SourcePlan {
         stream: DectrisStream,
         /// ZMQ endpoint, e.g. `tcp://10.0.0.2:31001`.
         endpoint: String,
+        /// Sockets that share its messages, 1 unless told.
+        sockets: u32,
         /// Whether and how to drive the detector over its REST interface.
         control: Option<DectrisControlPlan>,
     },

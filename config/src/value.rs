@@ -17,6 +17,8 @@ use crate::problem::ValueError;
 pub(crate) const MERLIN_DATA_PORT: u16 = 6342;
 const DECTRIS_LEGACY_PORT: u16 = 9999;
 const DECTRIS_CBOR_PORT: u16 = 31_001;
+/// Most sockets of a DECTRIS stream: each has a thread.
+const SOCKETS_MAX: u32 = 16;
 /// Merlin's control port unless told otherwise.
 pub const MERLIN_CONTROL_PORT: u16 = 6341;
 /// Names that reductions without a mask give their results.
@@ -24,7 +26,8 @@ pub(crate) const RESULT_NAMES: [&str; 4] = ["total", "com", "sum", "max"];
 
 const NAME_RULE: &str =
     "expected 1 to 128 letters, digits, `.`, `_` or `-`, beginning with a letter or digit, without `..`";
-const SOURCE_RULE: &str = "expected merlin://HOST[:PORT], dectris1://HOST[:PORT], dectris2://HOST[:PORT], \
+const SOURCE_RULE: &str = "expected merlin://HOST[:PORT], dectris1://HOST[:PORT][?sockets=1..16], \
+     dectris2://HOST[:PORT][?sockets=1..16], \
      tiles://HOST:PORT (connect), tiles+bind://ADDRESS:PORT (listen), ports from 1 to 65535, or \
      replay:PATH[?rate=FRAMES_PER_SECOND][&tile=NUMBER]";
 const REPLAY_RULE: &str =
@@ -58,8 +61,9 @@ pub fn check_name(name: &str) -> Result<(), ValueError> {
     Ok(())
 }
 
-/// Reads `merlin://HOST[:6342]`, `dectris1://HOST[:9999]`, `dectris2://HOST[:31001]`, `tiles://HOST:PORT` (connect),
-/// `tiles+bind://ADDRESS:PORT` (listen) or `replay:PATH[?rate=FRAMES_PER_SECOND][&tile=NUMBER]`, also written `replay://PATH`.
+/// Reads `merlin://HOST[:6342]`, `dectris1://HOST[:9999]`, `dectris2://HOST[:31001]` (both with `?sockets=COUNT`),
+/// `tiles://HOST:PORT` (connect), `tiles+bind://ADDRESS:PORT` (listen) or
+/// `replay:PATH[?rate=FRAMES_PER_SECOND][&tile=NUMBER]`, also written `replay://PATH`.
 ///
 /// ```
 /// use ronchi_config::{SourcePlan, parse_source};
@@ -73,14 +77,23 @@ pub fn parse_source(text: &str) -> Result<SourcePlan, ValueError> {
         return replay(rest.strip_prefix("//").unwrap_or(rest)).ok_or_else(|| wrong(REPLAY_RULE));
     }
     let (scheme, address) = text.split_once("://").ok_or_else(|| wrong(SOURCE_RULE))?;
+    let (address, sockets) = match address.rsplit_once("?sockets=") {
+        Some((address, count)) if scheme.starts_with("dectris") => (address, count.parse().ok()),
+        _ => (address, Some(1)),
+    };
+    let sockets = sockets.filter(|count| (1..=SOCKETS_MAX).contains(count)).ok_or_else(|| wrong(SOURCE_RULE))?;
     let (host, port) = host_and_port(address).ok_or_else(|| wrong(SOURCE_RULE))?;
+    let dectris = |stream, usual| {
+        let endpoint = format!("tcp://{host}:{}", port.unwrap_or(usual));
+        Ok(SourcePlan::Dectris { stream, endpoint, sockets, control: None })
+    };
     match (scheme, port) {
         ("merlin", port) => {
             let data_port = port.unwrap_or(MERLIN_DATA_PORT);
             Ok(SourcePlan::Merlin { host: bare(host).to_owned(), data_port, control: None })
         }
-        ("dectris1", port) => Ok(dectris(DectrisStream::Legacy, host, port.unwrap_or(DECTRIS_LEGACY_PORT))),
-        ("dectris2", port) => Ok(dectris(DectrisStream::Cbor, host, port.unwrap_or(DECTRIS_CBOR_PORT))),
+        ("dectris1", _) => dectris(DectrisStream::Legacy, DECTRIS_LEGACY_PORT),
+        ("dectris2", _) => dectris(DectrisStream::Cbor, DECTRIS_CBOR_PORT),
         ("tiles", Some(port)) => Ok(SourcePlan::Tiles { endpoint: format!("tcp://{host}:{port}"), bind: false }),
         ("tiles+bind", Some(port)) => {
             let host = if host == "localhost" { "127.0.0.1" } else { host };
@@ -98,10 +111,6 @@ pub fn parse_source(text: &str) -> Result<SourcePlan, ValueError> {
         }
         _ => Err(wrong(SOURCE_RULE)),
     }
-}
-
-fn dectris(stream: DectrisStream, host: &str, port: u16) -> SourcePlan {
-    SourcePlan::Dectris { stream, endpoint: format!("tcp://{host}:{port}"), control: None }
 }
 
 /// `PATH[?rate=R][&tile=N]`; a path may hold question marks before the last one.

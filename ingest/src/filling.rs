@@ -74,6 +74,13 @@ impl Arrivals {
         }
     }
 
+    /// Whether frames that have not been seen would come too late after `frame`.
+    fn leaves_behind(&self, frame: FrameIndex) -> bool {
+        let oldest = |next: FrameIndex| next.saturating_sub(LATE_FRAMES_MAX);
+        let mut left = oldest(self.next)..oldest(frame.saturating_add(1));
+        left.any(|frame| frame >= self.next || self.gaps.contains(frame))
+    }
+
     /// First frame after the newest seen.
     pub fn next(&self) -> FrameIndex {
         self.next
@@ -132,6 +139,12 @@ impl Filling<'_> {
         } else {
             self.block.position(frame).map_or(Place::Elsewhere, Place::Here)
         }
+    }
+
+    /// Whether `frame` lies so far ahead that others, which have not been seen, should come first: behind this block, or so far that
+    /// they would come too late.
+    pub fn is_ahead(&self, frame: FrameIndex) -> bool {
+        frame >= self.block.frames().end || self.arrivals.leaves_behind(frame)
     }
 
     /// Number of consecutive frames from `frame` on that this block can take: what may be read ahead into their places.

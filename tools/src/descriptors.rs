@@ -16,17 +16,22 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 const BASE: u64 = 20;
 /// Of one link: sockets, lock, log, frame table, two open segments and those being sealed, files replaced by name.
 const PER_LINK: u64 = 16;
-/// Of libzmq: event queues of its threads, mailboxes and timers of sockets, listener.
+/// Of a context of libzmq: event queues of its threads, mailboxes and timers of sockets, listener.
 const ZMQ: u64 = 16;
 /// Of the HTTP server: event queue, waker, listener, files of frames that are looked at.
 const HTTP: u64 = 16;
 
 /// Descriptors for everything but viewers.
 fn needed(plan: &Plan) -> u64 {
-    let is_zmq = |link: &LinkPlan| matches!(link.source, SourcePlan::Tiles { .. } | SourcePlan::Dectris { .. });
-    let uses_zmq = plan.live.zmq.is_some() || plan.links.iter().any(is_zmq);
-    let when = |is_used: bool, count| if is_used { count } else { 0 };
-    BASE + PER_LINK * plan.links.len() as u64 + when(uses_zmq, ZMQ) + when(plan.live.http.is_some(), HTTP)
+    let contexts = |link: &LinkPlan| match link.source {
+        SourcePlan::Dectris { sockets, .. } => sockets.into(),
+        SourcePlan::Tiles { .. } => 1,
+        SourcePlan::Merlin { .. } | SourcePlan::Replay { .. } => 0,
+    };
+    let live = u64::from(plan.live.zmq.is_some());
+    let zmq = ZMQ * (live + plan.links.iter().map(contexts).sum::<u64>());
+    let http = if plan.live.http.is_some() { HTTP } else { 0 };
+    BASE + PER_LINK * plan.links.len() as u64 + zmq + http
 }
 
 /// Raises the limit as far as is allowed and cuts the number of subscribers to what is left; returns that of HTTP clients.

@@ -215,9 +215,9 @@ impl ArmArgs {
                 let control = Some(self.merlin(frame_count)?);
                 Ok(SourcePlan::Merlin { host, data_port, control })
             }
-            SourcePlan::Dectris { stream, endpoint, .. } => {
+            SourcePlan::Dectris { stream, endpoint, sockets, .. } => {
                 let control = Some(self.dectris()?);
-                Ok(SourcePlan::Dectris { stream, endpoint, control })
+                Ok(SourcePlan::Dectris { stream, endpoint, sockets, control })
             }
             SourcePlan::Tiles { .. } => bail!("--arm: a tile stream has no control port"),
             SourcePlan::Replay { .. } => bail!("--arm: a recorded data set has no control port"),

@@ -48,7 +48,7 @@ pub struct DriveSettings {
 impl DriveSettings {
     /// The settings of one link; `None` when its detector is not driven.
     pub fn from_plan(plan: &Plan, link: &LinkPlan) -> Option<Self> {
-        let SourcePlan::Dectris { stream, endpoint, control: Some(control) } = &link.source else { return None };
+        let SourcePlan::Dectris { stream, endpoint, control: Some(control), .. } = &link.source else { return None };
         let address = endpoint.strip_prefix("tcp://").unwrap_or(endpoint);
         let host = address.rsplit_once(':').map_or(address, |(host, _)| host).to_owned();
         let frame_count = plan.scan.frame_count(&plan.conditions);

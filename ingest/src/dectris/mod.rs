@@ -32,7 +32,9 @@ use ronchi_pipeline::format::{FormatError, bslz4::Bslz4};
 use ronchi_pipeline::{Announcement, Encoding, FrameFlag, FrameIndex, NavShape, PixelType, SigShape};
 
 use crate::filling::Filling;
-use crate::messages::{Endpoint, FrameHead, Judged, Known, Meaning, MessageSource, Part, Protocol, Running};
+use crate::messages::{
+    Endpoint, FrameHead, Judged, Known, Meaning, MessageSource, Part, Protocol, Running, Step, Turn,
+};
 use crate::source::{Begin, Fill, Source, SourceError};
 
 pub use control::DriveSettings;
@@ -53,6 +55,8 @@ pub struct DectrisSettings {
     pub stream: DectrisStream,
     /// ZMQ endpoint of the detector, e.g. `tcp://10.0.0.2:31001`.
     pub endpoint: String,
+    /// How many sockets connect to it and share its messages.
+    pub sockets: usize,
     /// The only detector shape that is accepted, where the user named one.
     pub detector: Option<SigShape>,
     /// Longest part of a message, in bytes.
@@ -66,10 +70,11 @@ pub struct DectrisSettings {
 impl DectrisSettings {
     /// The settings of one link; `None` when it is not a DECTRIS stream.
     pub fn from_plan(plan: &Plan, link: &LinkPlan) -> Option<Self> {
-        let SourcePlan::Dectris { stream, endpoint, .. } = &link.source else { return None };
+        let SourcePlan::Dectris { stream, endpoint, sockets, .. } = &link.source else { return None };
         Some(Self {
             stream: *stream,
             endpoint: endpoint.clone(),
+            sockets: *sockets as usize,
             detector: plan.detector,
             message_bytes: plan.limits.message_bytes,
             frame_bytes: plan.limits.block_bytes,
@@ -95,6 +100,7 @@ impl DectrisSource {
             endpoint,
             stream1: Stream1::default(),
             started: None,
+            given_up: None,
             newest: [None; CHANNELS_MAX],
             scratch: Vec::new(),
         }))
@@ -137,6 +143,7 @@ enum Message<'a> {
 /// What a start says of its series.
 #[derive(Debug, Clone, Default, PartialEq)]
 struct Start {
+    number: u64,
     /// The number of the series, or its unique name where it has one.
     name: String,
     frame_count: Option<u64>,
@@ -221,6 +228,8 @@ struct DectrisProtocol {
     stream1: Stream1,
     /// The series that was started last and has no image yet.
     started: Option<Started>,
+    /// The series whose start was waited for in vain.
+    given_up: Option<String>,
     /// Of the newest image of the open series: its channels, in the order of the series.
     newest: [Option<(Coded, picture::Place)>; CHANNELS_MAX],
     /// For decoding.
@@ -241,15 +250,26 @@ impl Protocol for DectrisProtocol {
         None
     }
 
+    fn socket_count(&self) -> usize {
+        self.settings.sockets
+    }
+
+    fn turn(&mut self, message: &[Part]) -> Turn {
+        let mut parts = [&[][..]; PARTS_MAX];
+        let (series, step) = match self.parse(parts_of(message, &mut parts)) {
+            Ok(Message::Start(start, _)) => (start.number, Step::Begin),
+            Ok(Message::Image(image)) => (image.number, Step::Frame(image.frame)),
+            Ok(Message::End { number, .. }) => (number, Step::End),
+            Ok(Message::Nothing) | Err(_) => return Turn::default(), // Never held.
+        };
+        Turn { series, step }
+    }
+
     fn judge(&mut self, message: &[Part], known: &Known<'_, Form>) -> Judged<Form, Refusal> {
         let mut parts = [&[][..]; PARTS_MAX];
-        parts.iter_mut().zip(message).for_each(|(bytes, part)| *bytes = part);
-        let parts = &parts[..message.len().min(PARTS_MAX)];
-        let parsed = match self.settings.stream {
-            DectrisStream::Legacy => self.stream1.parse(parts),
-            DectrisStream::Cbor => stream2::parse(parts.first().copied().unwrap_or_default()),
-        };
-        match parsed {
+        let parts = parts_of(message, &mut parts);
+        match self.parse(parts) {
+            Ok(message) if !known.is_turn && self.is_early(&message, known) => (Meaning::Early, None),
             Ok(Message::Start(start, tables)) => self.start(start, &tables, parts, known),
             Ok(Message::Image(image)) => self.image(&image, known),
             Ok(Message::End { number, name }) => {
@@ -299,6 +319,37 @@ impl Protocol for DectrisProtocol {
 }
 
 impl DectrisProtocol {
+    fn parse<'a>(&mut self, parts: &[&'a [u8]]) -> Result<Message<'a>, Refusal> {
+        match self.settings.stream {
+            DectrisStream::Legacy => self.stream1.parse(parts),
+            DectrisStream::Cbor => stream2::parse(parts.first().copied().unwrap_or_default()),
+        }
+    }
+
+    /// Whether messages that were sent before this one must be judged first, as they may come by another socket: starts and ends
+    /// divide series, an image of another series ends the open one, and one of an unknown series may have its start behind it.
+    fn is_early(&self, message: &Message<'_>, known: &Known<'_, Form>) -> bool {
+        let is_started =
+            |is_meant: &dyn Fn(&str) -> bool| self.started.as_ref().is_some_and(|it| is_meant(&it.start.name));
+        match message {
+            Message::Start(start, _) => {
+                known.running.is_some() || self.started.as_ref().is_some_and(|other| other.start.name != start.name)
+            }
+            Message::Image(image) => {
+                let is_meant = |series: &str| is_series(series, image.number, image.name);
+                if known.running(is_meant).is_some() {
+                    return false;
+                }
+                if is_started(&is_meant) {
+                    return known.running.is_some();
+                }
+                !known.has_ended(is_meant) && !self.given_up.as_deref().is_some_and(is_meant)
+            }
+            &Message::End { number, name } => !known.has_ended(|series| is_series(series, number, name)),
+            Message::Nothing => false,
+        }
+    }
+
     fn start(
         &mut self,
         start: Start,
@@ -340,6 +391,7 @@ impl DectrisProtocol {
             return (Meaning::Stale, None);
         }
         let series = image.name.map_or_else(|| image.number.to_string(), str::to_owned);
+        self.given_up = Some(series.clone());
         (Meaning::Stale, Some(Refusal::NotStarted { series }))
     }
 
@@ -453,6 +505,12 @@ pub fn decode_message(stream: DectrisStream, parts: &[&[u8]], max_bytes: u64) ->
         }
     }
     Ok(total)
+}
+
+/// The bytes of a message's parts, without an allocation.
+fn parts_of<'a, 'b>(message: &'a [Part], into: &'b mut [&'a [u8]; PARTS_MAX]) -> &'b [&'a [u8]] {
+    into.iter_mut().zip(message).for_each(|(bytes, part)| *bytes = part);
+    &into[..message.len().min(PARTS_MAX)]
 }
 
 /// Whether an image or an end with this number and name belongs to a series.

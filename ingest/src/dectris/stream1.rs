@@ -154,7 +154,7 @@ impl Stream1 {
 fn start<'a>(series: u64, configuration: Option<&'a [u8]>, parts: &[&'a [u8]]) -> Result<Message<'a>, Refusal> {
     let name = series.to_string();
     let Some(bytes) = configuration else {
-        return Ok(Message::Start(Start { name, ..Start::default() }, Box::default()));
+        return Ok(Message::Start(Start { number: series, name, ..Start::default() }, Box::default()));
     };
     let used: Configuration<'_> = json("the configuration", bytes)?;
     let text = str::from_utf8(bytes).unwrap_or_default(); // JSON that was read is text.
@@ -173,7 +173,8 @@ fn start<'a>(series: u64, configuration: Option<&'a [u8]>, parts: &[&'a [u8]]) -
         ..tables(parts)
     };
     let vendor_header = text.to_owned();
-    Ok(Message::Start(Start { name, frame_count, scan, channels: Vec::new(), vendor_header }, Box::new(tables)))
+    let start = Start { number: series, name, frame_count, scan, channels: Vec::new(), vendor_header };
+    Ok(Message::Start(start, Box::new(tables)))
 }
 
 /// The tables of a header: what one is in the part before it. Those of another kind, and empty ones, are passed over.

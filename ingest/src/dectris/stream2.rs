@@ -59,7 +59,7 @@ pub(super) fn parse(bytes: &[u8]) -> Result<Message<'_>, Refusal> {
             let [rows, columns] = fields.size;
             let detector = rows.zip(columns).and_then(|(rows, columns)| picture::shape(rows, columns));
             let tables = Box::new(Tables { detector, ..fields.tables });
-            Ok(Message::Start(Start { name, frame_count, scan, channels, vendor_header }, tables))
+            Ok(Message::Start(Start { number, name, frame_count, scan, channels, vendor_header }, tables))
         }
         "image" => {
             let frame = fields.frame.ok_or(Refusal::Missing { what: "image_id" })?;

@@ -8,6 +8,10 @@
 //! - I1: a message is handled once: it is placed, kept pending for another block, or counted as refused.
 //! - I2: pixels are written only after the protocol has judged the message that holds them.
 //!
+//! # Several sockets
+//! The messages of one sender may come by several sockets (`sockets.rs`): what is judged [`Meaning::Early`], and frames that would
+//! leave others behind, wait there for their turn.
+//!
 //! # Limits
 //! Those of `socket.rs` and of the protocol; the last [`ENDED_MAX`] series are remembered to tell stale frames from strangers.
 //!
@@ -19,6 +23,7 @@
 //! use. Its price is one copy per payload.
 
 mod socket;
+mod sockets;
 mod text;
 
 use std::collections::VecDeque;
@@ -31,7 +36,8 @@ use crate::filling::{Filling, Place};
 use crate::source::{Begin, Fill, Source, SourceError};
 
 pub(crate) use socket::{Endpoint, Part};
-use socket::{PullSocket, Received};
+use sockets::{Hold, Received, SOCKETS_LINGER, Sockets};
+pub(crate) use sockets::{Step, Turn};
 pub(crate) use text::Text;
 
 /// How long late frames may follow the end or the last frame: several senders are not ordered among themselves.
@@ -52,6 +58,16 @@ pub(crate) trait Protocol: Send {
 
     /// Whose messages, and how long they may be.
     fn endpoint(&self) -> &Endpoint;
+
+    /// How many sockets share its messages.
+    fn socket_count(&self) -> usize {
+        1
+    }
+
+    /// Where a message stands in the order of its sender; asked of messages that were early, or whose frame was.
+    fn turn(&mut self, _message: &[Part]) -> Turn {
+        Turn::default()
+    }
 
     /// A series without frames for this long has ended, after its first frame; `None` = it waits for its end.
     fn silence(&self) -> Option<Duration>;
@@ -78,6 +94,8 @@ pub(crate) type Judged<F, R> = (Meaning<F>, Option<R>);
 pub(crate) struct Known<'a, F> {
     /// The series that is open.
     pub(crate) running: Option<&'a Running<F>>,
+    /// Nothing that was sent before this message is still to come.
+    pub(crate) is_turn: bool,
     ended: &'a VecDeque<String>,
 }
 
@@ -142,6 +160,8 @@ pub(crate) enum Meaning<F> {
     Ended(Option<u64>),
     /// A frame of a series that has ended.
     Stale,
+    /// Messages that were sent before it must be judged first; only of messages whose turn it is not.
+    Early,
     /// Allowed, and without meaning now.
     Nothing,
     /// Anything else.
@@ -168,9 +188,11 @@ struct Strays {
 /// A detector that sends messages, as a [`Source`].
 pub(crate) struct MessageSource<P: Protocol> {
     protocol: P,
-    socket: Option<PullSocket>,
+    sockets: Option<Sockets>,
     running: Option<Running<P::Form>>,
     pending: Pending<P::Form>,
+    /// Whether the newest message was judged in its turn.
+    is_turn: bool,
     ended: VecDeque<String>,
     strays: Strays,
     refusal_count: u64,
@@ -182,9 +204,10 @@ impl<P: Protocol> MessageSource<P> {
     pub(crate) fn new(protocol: P) -> Self {
         Self {
             protocol,
-            socket: None,
+            sockets: None,
             running: None,
             pending: Pending::Nothing,
+            is_turn: false,
             ended: VecDeque::with_capacity(ENDED_MAX + 1),
             strays: Strays::default(),
             refusal_count: 0,
@@ -194,48 +217,78 @@ impl<P: Protocol> MessageSource<P> {
 
     /// Opens the socket now, and says where: with the port that the system chose when the endpoint ends in `:*`.
     pub(crate) fn open(&mut self) -> Result<String, SourceError> {
-        self.opened().map(|socket| socket.address().to_owned())
+        self.opened().map(|sockets| sockets.address().to_owned())
     }
 
-    fn opened(&mut self) -> Result<&mut PullSocket, SourceError> {
-        if self.socket.is_none() {
-            self.socket = Some(PullSocket::open(self.protocol.endpoint())?);
+    fn opened(&mut self) -> Result<&mut Sockets, SourceError> {
+        if self.sockets.is_none() {
+            self.sockets = Some(Sockets::open(self.protocol.endpoint(), self.protocol.socket_count())?);
         }
-        Ok(self.socket.as_mut().expect("opened above"))
+        Ok(self.sockets.as_mut().expect("opened above"))
     }
 
     /// Receives one message and says what it means; `None` when none came before the deadline.
     fn receive(&mut self, deadline: Instant) -> Result<Option<Meaning<P::Form>>, SourceError> {
-        match self.opened()?.receive(deadline) {
-            Ok(Received::Nothing) => return Ok(None),
-            Ok(Received::Overlong) => {
-                let most = self.protocol.endpoint().parts_max;
-                self.note_refusal(|| format!("a message of more than {most} parts"));
-                return Ok(Some(Meaning::Garbage));
-            }
-            Ok(Received::Message) => {}
-            Err(error) => {
-                self.socket = None;
-                self.pending = Pending::Nothing;
-                return Err(error);
+        loop {
+            match self.opened()?.receive(deadline) {
+                Ok(Received::Nothing) => return Ok(None),
+                Ok(Received::Overlong) => {
+                    let most = self.protocol.endpoint().parts_max;
+                    self.note_refusal(|| format!("a message of more than {most} parts"));
+                    return Ok(Some(Meaning::Garbage));
+                }
+                Ok(Received::Message { is_new, is_turn }) => {
+                    self.is_turn = is_turn;
+                    if let Some(meaning) = self.judge(is_new) {
+                        return Ok(Some(meaning));
+                    }
+                }
+                Err(error) => {
+                    self.sockets = None;
+                    self.pending = Pending::Nothing;
+                    return Err(error);
+                }
             }
         }
-        let socket = self.socket.as_mut().expect("a message came from it");
-        self.strays.bytes += socket.message().iter().map(|part| part.len() as u64).sum::<u64>();
-        let known = Known { running: self.running.as_ref(), ended: &self.ended };
-        let (mut meaning, reason) = self.protocol.judge(socket.message(), &known);
+    }
+
+    /// What the newest message means; `None` when it waits for its turn.
+    fn judge(&mut self, is_new: bool) -> Option<Meaning<P::Form>> {
+        let sockets = self.sockets.as_mut().expect("a message came from them");
+        if is_new {
+            self.strays.bytes += sockets.message().iter().map(|part| part.len() as u64).sum::<u64>();
+        }
+        let known = Known { running: self.running.as_ref(), is_turn: self.is_turn, ended: &self.ended };
+        let (mut meaning, reason) = self.protocol.judge(sockets.message(), &known);
+        let hold = match &meaning {
+            Meaning::Early => Some(Hold::Order),
+            Meaning::Broken(..) if !self.is_turn => Some(Hold::Ahead), // Its number may be far ahead.
+            _ => None,
+        };
+        if let Some(hold) = hold {
+            let turn = self.protocol.turn(sockets.message());
+            sockets.hold(turn, hold);
+            return None;
+        }
+        match &meaning {
+            Meaning::Frame(_) => sockets.release(),
+            _ => {
+                sockets.release();
+                sockets.recheck();
+            }
+        }
         if let Meaning::Opens(next, _) = &mut meaning {
-            next.owner = socket.sender();
+            next.owner = sockets.sender();
             let is_foreign = self.running.as_ref().is_some_and(|running| running.owner != next.owner);
             if is_foreign {
                 self.note_refusal(|| "the begin of a series from another peer while one is running".to_owned());
-                return Ok(Some(Meaning::Garbage));
+                return Some(Meaning::Garbage);
             }
         }
         if let Some(reason) = reason {
             self.note_refusal(|| reason.to_string());
         }
-        Ok(Some(meaning))
+        Some(meaning)
     }
 
     /// Logs the 1st, 2nd, 4th, 8th, ... refused message: enough to find the mistake, too little to fill a disk.
@@ -245,6 +298,15 @@ impl<P: Protocol> MessageSource<P> {
             let (endpoint, count) = (&self.protocol.endpoint().address, self.refusal_count);
             tracing::error!(%endpoint, count, "{}: refused {}", P::NAME, reason());
         }
+    }
+
+    /// How long late frames may follow the end or the last frame.
+    fn linger(&self) -> Duration {
+        if self.sockets.as_ref().is_some_and(Sockets::are_several) { SOCKETS_LINGER } else { LINGER }
+    }
+
+    fn recheck(&mut self) {
+        self.sockets.iter_mut().for_each(Sockets::recheck);
     }
 
     fn flush_strays(&mut self, counters: &LinkCounters) {
@@ -262,8 +324,8 @@ impl<P: Protocol> MessageSource<P> {
 
     /// Updates the counters of connections; returns how many are open.
     fn note_peers(&mut self, counters: &LinkCounters) -> usize {
-        let Some(socket) = &mut self.socket else { return 0 };
-        let (peer_count, lost_count) = socket.peers();
+        let Some(sockets) = &mut self.sockets else { return 0 };
+        let (peer_count, lost_count) = sockets.peers();
         counters.connected.store(u64::from(peer_count > 0), std::sync::atomic::Ordering::Relaxed);
         LinkCounters::add(&counters.reconnects, lost_count - self.lost_count);
         self.lost_count = lost_count;
@@ -274,6 +336,14 @@ impl<P: Protocol> MessageSource<P> {
     fn place_pending(&mut self, filling: &mut Filling<'_>, now: Instant) -> Option<Fill> {
         let Pending::Frame(head) = self.pending else { return None };
         let place = filling.place(head.frame);
+        let is_wanted = matches!(place, Place::Here(_) | Place::Elsewhere);
+        let waits = is_wanted && !self.is_turn && filling.is_ahead(head.frame);
+        if let Some(sockets) = self.sockets.as_mut().filter(|_| waits) {
+            let turn = self.protocol.turn(sockets.message());
+            sockets.hold(turn, Hold::Ahead);
+            self.pending = Pending::Nothing;
+            return None;
+        }
         match place {
             Place::Elsewhere => return Some(Fill::Elsewhere(head.frame)),
             Place::Here(position) => self.take_frame(filling, head, position, now),
@@ -284,11 +354,11 @@ impl<P: Protocol> MessageSource<P> {
     }
 
     fn take_frame(&mut self, filling: &mut Filling<'_>, head: FrameHead, position: usize, now: Instant) {
-        let (Some(socket), Some(running)) = (&self.socket, &mut self.running) else { return };
+        let (Some(sockets), Some(running)) = (&self.sockets, &mut self.running) else { return };
         running.newest = now;
         running.has_frames = true;
         running.ending = running.ending.map(|_| now);
-        if let Err((flag, reason)) = self.protocol.place(socket.message(), running, filling, (head, position)) {
+        if let Err((flag, reason)) = self.protocol.place(sockets.message(), running, filling, (head, position)) {
             filling.reject(head.frame, flag);
             self.note_refusal(|| reason.to_string());
         }
@@ -334,7 +404,7 @@ impl<P: Protocol> MessageSource<P> {
                 }
             }
             Meaning::Stale => filling.skip(Place::Nowhere),
-            Meaning::Nothing => {}
+            Meaning::Early | Meaning::Nothing => {}
             Meaning::Garbage => LinkCounters::add(&filling.counters.garbage_messages, 1),
         }
     }
@@ -342,8 +412,13 @@ impl<P: Protocol> MessageSource<P> {
 
 impl<F> Running<F> {
     /// Why the series has ended, as far as the clock decides; asked when no message is waiting.
-    fn timed_end(&self, now: Instant, peer_count: usize, silence: Option<Duration>) -> Option<EndReason> {
-        if self.ending.is_some_and(|since| now >= since + LINGER) {
+    fn timed_end(
+        &self,
+        now: Instant,
+        peer_count: usize,
+        (linger, silence): (Duration, Option<Duration>),
+    ) -> Option<EndReason> {
+        if self.ending.is_some_and(|since| now >= since + linger) {
             return Some(self.final_reason());
         }
         let patience = now.saturating_duration_since(self.newest);
@@ -354,8 +429,8 @@ impl<F> Running<F> {
     }
 
     /// The next moment after `now` at which [`Self::timed_end`] may change its mind, at most `deadline`.
-    fn next_check(&self, now: Instant, deadline: Instant, silence: Option<Duration>) -> Instant {
-        let linger = self.ending.map(|since| since + LINGER);
+    fn next_check(&self, now: Instant, deadline: Instant, (linger, silence): (Duration, Option<Duration>)) -> Instant {
+        let linger = self.ending.map(|since| since + linger);
         let silence = [Some(grace(silence)), silence].into_iter().flatten().map(|patience| self.newest + patience);
         linger.into_iter().chain(silence).filter(|&check| check > now).min().unwrap_or(deadline).min(deadline)
     }
@@ -381,6 +456,7 @@ impl<P: Protocol> Source for MessageSource<P> {
         if let Some(running) = self.running.take() {
             self.remember(running.announced.series_id); // The loop ended it: its other frames are stale.
         }
+        self.recheck();
         loop {
             match std::mem::replace(&mut self.pending, Pending::Nothing) {
                 Pending::Series(next, head) => return Ok(self.start(*next, head)),
@@ -391,7 +467,7 @@ impl<P: Protocol> Source for MessageSource<P> {
                 None => return Ok(Begin::Waiting),
                 Some(Meaning::Opens(next, head)) => self.pending = Pending::Series(next, head),
                 Some(Meaning::Stale) => self.strays.unplaced += 1,
-                Some(Meaning::Nothing) => {}
+                Some(Meaning::Early | Meaning::Nothing) => {}
                 Some(_) => self.strays.garbage += 1,
             }
             if matches!(self.pending, Pending::Nothing) && Instant::now() >= deadline {
@@ -402,6 +478,7 @@ impl<P: Protocol> Source for MessageSource<P> {
 
     fn fill(&mut self, filling: &mut Filling<'_>, deadline: Instant) -> Result<Fill, SourceError> {
         self.note_peers(filling.counters);
+        self.recheck();
         let result = loop {
             let now = Instant::now();
             if let Some(fill) = self.place_pending(filling, now) {
@@ -430,14 +507,15 @@ impl<P: Protocol> Source for MessageSource<P> {
             if now >= deadline {
                 break Ok(Fill::Paused);
             }
-            let silence = self.protocol.silence();
-            let until = running.next_check(now, deadline, silence);
+            let patience = (self.linger(), self.protocol.silence());
+            let Some(running) = &self.running else { continue };
+            let until = running.next_check(now, deadline, patience);
             match self.receive(until) {
                 Ok(Some(meaning)) => self.act(meaning, filling, now),
                 Ok(None) => {
                     let peer_count = self.note_peers(filling.counters);
                     let running = self.running.as_ref().expect("checked above");
-                    if let Some(reason) = running.timed_end(Instant::now(), peer_count, silence) {
+                    if let Some(reason) = running.timed_end(Instant::now(), peer_count, patience) {
                         break Ok(self.close(reason));
                     }
                 }

@@ -7,7 +7,7 @@
 use std::io;
 use std::time::{Duration, Instant};
 
-use zmq::{Context, DONTWAIT, Message, Socket, SocketType};
+use zmq::{Context, DONTWAIT, Message, PollItem, Socket, SocketType};
 
 use crate::source::SourceError;
 
@@ -148,11 +148,11 @@ impl PullSocket {
     /// Receives the next message, waiting until `deadline` when none is there.
     pub(super) fn receive(&mut self, deadline: Instant) -> Result<Received, SourceError> {
         let result = self.try_receive(deadline);
-        let address = &self.address;
-        result.map_err(|e| SourceError::Lost {
-            address: address.clone(),
-            source: io::Error::from_raw_os_error(e.to_raw()),
-        })
+        result.map_err(|error| self.lost(error))
+    }
+
+    fn lost(&self, error: zmq::Error) -> SourceError {
+        SourceError::Lost { address: self.address.clone(), source: io::Error::from_raw_os_error(error.to_raw()) }
     }
 
     fn try_receive(&mut self, deadline: Instant) -> zmq::Result<Received> {
@@ -164,9 +164,7 @@ impl PullSocket {
                 if patience.is_zero() {
                     return Ok(Received::Nothing);
                 }
-                // Rounded up, so that a deadline less than a millisecond away does not become a busy loop.
-                let patience_ms = i32::try_from(patience.as_micros().div_ceil(1000)).unwrap_or(i32::MAX);
-                self.pull.set_rcvtimeo(patience_ms)?;
+                self.pull.set_rcvtimeo(milliseconds(patience))?;
                 match self.pull.recv(&mut self.parts[0], 0) {
                     Ok(()) => {}
                     Err(zmq::Error::EAGAIN | zmq::Error::EINTR) => return Ok(Received::Nothing),
@@ -206,6 +204,21 @@ impl PullSocket {
             }
         }
     }
+}
+
+/// Waits until one of these sockets has a message, at most until `deadline`.
+pub(super) fn wait(sockets: &[&PullSocket], deadline: Instant) -> Result<(), SourceError> {
+    let mut items: Vec<PollItem<'_>> = sockets.iter().map(|socket| socket.pull.as_poll_item(zmq::POLLIN)).collect();
+    let patience = deadline.saturating_duration_since(Instant::now());
+    match (zmq::poll(&mut items, milliseconds(patience).into()), sockets) {
+        (Err(error), [first, ..]) if error != zmq::Error::EINTR => Err(first.lost(error)),
+        _ => Ok(()),
+    }
+}
+
+/// Rounded up, so that a deadline less than a millisecond away does not become a busy loop.
+fn milliseconds(patience: Duration) -> i32 {
+    i32::try_from(patience.as_micros().div_ceil(1000)).unwrap_or(i32::MAX)
 }
 
 /// Number and value of a monitor event.

@@ -40,7 +40,7 @@ fn receiver(directory: &Path, running: &Running) -> Plan {
         (_, Some(endpoint)) => (DectrisStream::Cbor, endpoint.clone()),
         (endpoint, None) => (DectrisStream::Legacy, endpoint.clone().expect("one of both")),
     };
-    let link = LinkPlan { source: SourcePlan::Dectris { stream, endpoint }, region: None };
+    let link = LinkPlan { source: SourcePlan::Dectris { stream, endpoint, sockets: 1, control: None }, region: None };
     Plan { reductions: Vec::new(), ..plan(directory, vec![link]) }
 }
 

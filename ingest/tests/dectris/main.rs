@@ -1,5 +1,7 @@
 //! DECTRIS streams over a real socket on this machine: recorded and made ones.
 
+mod sockets;
+#[path = "../tiles_driver/mod.rs"]
 mod tiles_driver;
 
 use std::collections::BTreeMap;
@@ -23,13 +25,26 @@ fn connected(stream: DectrisStream, is_decoding: bool, frame_bytes: u64) -> (zmq
     push.set_linger(1000).expect("linger");
     push.bind("tcp://127.0.0.1:*").expect("bound");
     let endpoint = push.get_last_endpoint().expect("address").expect("text");
-    let settings =
-        DectrisSettings { stream, endpoint, detector: None, message_bytes: 128 << 20, frame_bytes, is_decoding };
+    let driver = driver(DectrisSettings {
+        stream,
+        endpoint,
+        sockets: 1,
+        detector: None,
+        message_bytes: 128 << 20,
+        frame_bytes,
+        is_decoding,
+    });
+    (context, push, driver)
+}
+
+/// A driver whose source has connected.
+fn driver(settings: DectrisSettings) -> Driver {
+    let frame_bytes = settings.frame_bytes;
     let mut source = DectrisSource::new(settings);
     source.open().expect("connects");
     let mut driver = Driver::with(source, frame_bytes);
     driver.checks_records = false;
-    (context, push, driver)
+    driver
 }
 
 fn send(push: &zmq::Socket, messages: &[Vec<Vec<u8>>]) {
