@@ -89,21 +89,7 @@ pub struct DectrisSource(MessageSource<DectrisProtocol>);
 impl DectrisSource {
     /// A source that connects when it is first used.
     pub fn new(settings: DectrisSettings) -> Self {
-        let parts_max = match settings.stream {
-            DectrisStream::Legacy => PARTS_MAX,
-            DectrisStream::Cbor => 1, // What comes as several parts are several messages, as a simulator sends them.
-        };
-        let (address, part_bytes) = (settings.endpoint.clone(), settings.message_bytes);
-        let endpoint = Endpoint { address, bind: false, part_bytes, parts_max };
-        Self(MessageSource::new(DectrisProtocol {
-            settings,
-            endpoint,
-            stream1: Stream1::default(),
-            started: None,
-            given_up: None,
-            newest: [None; CHANNELS_MAX],
-            scratch: Vec::new(),
-        }))
+        Self(MessageSource::new(DectrisProtocol::new(settings)))
     }
 
     /// Connects now: a detector sends a series' start at once when it is armed, and to nobody if nobody is there.
@@ -190,8 +176,11 @@ enum Refusal {
     Shape { rows: u64, columns: u64 },
     #[error("an image of pixel type {got}, expected uint8, uint16 or uint32")]
     Pixel { got: String },
-    #[error("an image with encoding {got}, expected none, lz4 or bslz4, little-endian")]
-    Encoding { got: String },
+    #[error(
+        "an image coded as {got}, {count} of them so far, which ronchi cannot read: set the detector's `compression` to bslz4 \
+         (or lz4, none)"
+    )]
+    Encoding { got: String, count: u64 },
     #[error("image {frame}: {what} {got}, the series has {want}")]
     Other { frame: FrameIndex, what: &'static str, got: String, want: String },
     #[error("image {frame}: {error}")]
@@ -228,6 +217,8 @@ struct DectrisProtocol {
     stream1: Stream1,
     /// The series that was started last and has no image yet.
     started: Option<Started>,
+    /// The coding that was refused last, and how many images in a row of refused ones had it.
+    unread: (String, u64),
     /// The series whose start was waited for in vain.
     given_up: Option<String>,
     /// Of the newest image of the open series: its channels, in the order of the series.
@@ -271,7 +262,10 @@ impl Protocol for DectrisProtocol {
         match self.parse(parts) {
             Ok(message) if !known.is_turn && self.is_early(&message, known) => (Meaning::Early, None),
             Ok(Message::Start(start, tables)) => self.start(start, &tables, parts, known),
-            Ok(Message::Image(image)) => self.image(&image, known),
+            Ok(Message::Image(mut image)) => {
+                self.count_unread(&mut image);
+                self.image(&image, known)
+            }
             Ok(Message::End { number, name }) => {
                 let is_meant = |series: &str| is_series(series, number, name);
                 if known.running(is_meant).is_some() {
@@ -319,6 +313,24 @@ impl Protocol for DectrisProtocol {
 }
 
 impl DectrisProtocol {
+    fn new(settings: DectrisSettings) -> Self {
+        let parts_max = match settings.stream {
+            DectrisStream::Legacy => PARTS_MAX,
+            DectrisStream::Cbor => 1, // What comes as several parts are several messages, as a simulator sends them.
+        };
+        let (address, part_bytes) = (settings.endpoint.clone(), settings.message_bytes);
+        Self {
+            settings,
+            endpoint: Endpoint { address, bind: false, part_bytes, parts_max },
+            stream1: Stream1::default(),
+            started: None,
+            unread: (String::new(), 0),
+            given_up: None,
+            newest: [None; CHANNELS_MAX],
+            scratch: Vec::new(),
+        }
+    }
+
     fn parse<'a>(&mut self, parts: &[&'a [u8]]) -> Result<Message<'a>, Refusal> {
         match self.settings.stream {
             DectrisStream::Legacy => self.stream1.parse(parts),
@@ -365,6 +377,17 @@ impl DectrisProtocol {
             self.started = Some(Started { start, tables });
         }
         (if is_another { Meaning::Ended(None) } else { Meaning::Nothing }, unusable)
+    }
+
+    /// Says of an image whose coding is unknown how many there were.
+    fn count_unread(&mut self, image: &mut Image<'_>) {
+        if let Err(Refusal::Encoding { got, count }) = &mut image.pictures {
+            if self.unread.0 != *got {
+                self.unread = (got.clone(), 0);
+            }
+            self.unread.1 += 1;
+            *count = self.unread.1;
+        }
     }
 
     fn image(&mut self, image: &Image<'_>, known: &Known<'_, Form>) -> Judged<Form, Refusal> {
@@ -486,14 +509,20 @@ impl DectrisProtocol {
     }
 }
 
-/// Reads a message as a source does, and decodes the pictures of an image whose pixels have at most `max_bytes`: their bytes
-/// together, or what is wrong with the message. For fuzzers.
+/// Reads a message as a source does, and decodes the pictures of an image whose pixels have at most `max_bytes`, or the tables of
+/// a start: bytes of pictures together, or what is wrong with the message. For fuzzers.
 pub fn decode_message(stream: DectrisStream, parts: &[&[u8]], max_bytes: u64) -> Result<u64, String> {
     let message = match stream {
         DectrisStream::Legacy => Stream1::default().parse(parts),
         DectrisStream::Cbor => stream2::parse(parts.first().copied().unwrap_or_default()),
     };
-    let Message::Image(image) = message.map_err(|refusal| refusal.to_string())? else { return Ok(0) };
+    let image = match message.map_err(|refusal| refusal.to_string())? {
+        Message::Image(image) => image,
+        Message::Start(_, tables) => {
+            return tables.keep(parts, max_bytes).1.map_or(Ok(0), |refusal| Err(refusal.to_string()));
+        }
+        Message::End { .. } | Message::Nothing => return Ok(0),
+    };
     let (mut scratch, mut total) = (Vec::new(), 0);
     for picture in image.pictures.map_err(|refusal| refusal.to_string())?.iter() {
         let (coded, place) = (picture.coded, picture.place);

@@ -202,7 +202,7 @@ fn image<'a>(parts: &[&'a [u8]]) -> Result<(Pictures<'a>, u64), Refusal> {
     let Axes([columns, rows]) = form.shape;
     let shape = picture::shape(rows, columns).ok_or(Refusal::Shape { rows, columns })?;
     let pixel = pixel(&form.kind.0).ok_or_else(|| Refusal::Pixel { got: cut(&form.kind.0) })?;
-    let codec = codec(&form.encoding.0).ok_or_else(|| Refusal::Encoding { got: cut(&form.encoding.0) })?;
+    let codec = codec(&form.encoding.0).ok_or_else(|| Refusal::Encoding { got: cut(&form.encoding.0), count: 1 })?;
     let times: ImageTimes =
         parts.get(3).map_or_else(|| Ok(ImageTimes::default()), |part| json("the fourth part", part))?;
     let place = Place { part: 2, start: 0, end: pixels.len() };

@@ -189,7 +189,7 @@ fn checked<'a>(
         (None, _) => Codec::None,
         (Some("lz4"), _) => Codec::FramedLz4,
         (Some("bslz4"), 1 | 2 | 4) => Codec::Bslz4 { item_bytes: modifier as usize },
-        (Some(other), _) => return Err(Refusal::Encoding { got: cut(&format!("{other} of {modifier}")) }),
+        (Some(other), _) => return Err(Refusal::Encoding { got: cut(&format!("{other} of {modifier}")), count: 1 }),
     };
     Ok(Picture { channel, coded: Coded { shape, pixel, codec }, place })
 }

@@ -89,6 +89,36 @@ fn images_of_the_legacy_stream() {
     assert!(matches!(image("{}", "uint16", "<"), Err(Refusal::Syntax { .. })));
 }
 
+/// An unknown coding is told with the number of images that had it, and with what to set.
+#[test]
+fn unread_codings_are_counted() {
+    let mut protocol = DectrisProtocol::new(DectrisSettings {
+        stream: DectrisStream::Legacy,
+        endpoint: "tcp://127.0.0.1:9999".into(),
+        sockets: 1,
+        detector: None,
+        message_bytes: 1 << 20,
+        frame_bytes: 1 << 20,
+        is_decoding: false,
+    });
+    let mut told = |encoding: &str| {
+        let head = r#"{"htype":"dimage-1.0","series":34,"frame":3}"#;
+        let form = format!(r#"{{"shape":[5,2],"type":"uint16","encoding":"{encoding}"}}"#);
+        let parts = [head.as_bytes(), form.as_bytes(), b"pixels"];
+        let Ok(Message::Image(mut image)) = Stream1::default().parse(&parts) else { panic!("an image") };
+        protocol.count_unread(&mut image);
+        image.pictures.err().map(|refusal| refusal.to_string())
+    };
+    assert_eq!(told("lz4<"), None);
+    for (encoding, count) in [("bs16-zstd<", 1), ("bs16-zstd<", 2), ("lz4>", 1), ("bs16-zstd<", 1)] {
+        let text = told(encoding).expect("refused");
+        assert!(
+            text.contains(&format!("coded as {encoding}, {count} of them")) && text.contains("`compression`"),
+            "{text}"
+        );
+    }
+}
+
 #[test]
 fn refused_legacy_messages() {
     for (parts, want) in [
