@@ -3,7 +3,9 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use ronchi_config::{Compress, Error, MerlinControlPlan, MerlinTrigger, Plan, SourcePlan, parse_reduction};
+use ronchi_config::{
+    Compress, DectrisStream, Error, MerlinControlPlan, MerlinTrigger, Plan, SourcePlan, parse_reduction,
+};
 use ronchi_pipeline::reduce::{Reduction, VirtualDetector};
 use ronchi_pipeline::{NavShape, Region, Repeats, ScanOrder, SigShape};
 
@@ -208,6 +210,24 @@ fn unreadable_files() {
     assert!(matches!(Plan::from_file(&file), Err(Error::TooLong { .. })));
     std::fs::write(&file, [0xff, 0xfe]).expect("written");
     assert!(matches!(Plan::from_file(&file), Err(Error::Read { .. })));
+}
+
+/// A DECTRIS stream by one socket or several.
+#[test]
+fn dectris_streams() {
+    let of = |stream, endpoint: &str, sockets| SourcePlan::Dectris { stream, endpoint: endpoint.into(), sockets };
+    let good = [
+        ("dectris1://10.0.0.2", of(DectrisStream::Legacy, "tcp://10.0.0.2:9999", 1)),
+        ("dectris2://dcu?sockets=4", of(DectrisStream::Cbor, "tcp://dcu:31001", 4)),
+        ("dectris2://[::1]:7?sockets=16", of(DectrisStream::Cbor, "tcp://[::1]:7", 16)),
+    ];
+    for (text, expected) in good {
+        assert_eq!(ronchi_config::parse_source(text), Ok(expected), "{text}");
+    }
+    let bad = ["dectris2://h?sockets=0", "dectris2://h?sockets=17", "dectris2://h?sockets=", "dectris2://h?rate=1"];
+    for text in bad.into_iter().chain(["merlin://h?sockets=2", "dectris1://h?sockets=2:9999"]) {
+        assert!(ronchi_config::parse_source(text).is_err(), "{text:?}");
+    }
 }
 
 /// A recorded data set as a link: path, rate and tile, relative to the file.
