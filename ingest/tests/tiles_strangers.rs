@@ -7,6 +7,7 @@ use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::time::{Duration, Instant};
 
+use ronchi_ingest::Begin;
 use ronchi_pipeline::EndReason;
 use tiles_driver::*;
 
@@ -42,7 +43,8 @@ fn shake_hands(stream: &mut TcpStream) {
     stream.write_all(&ready).expect("ready");
 }
 
-/// Strangers are closed within the handshake time, their descriptors come back, and a series is received meanwhile.
+/// Strangers are closed within the handshake time, their descriptors come back, and a series is received meanwhile; another one after
+/// ten thousand that only connect.
 #[test]
 fn strangers() {
     let (mut driver, address) = Driver::new(settings(Duration::from_secs(20)));
@@ -71,6 +73,22 @@ fn strangers() {
         std::thread::sleep(Duration::from_millis(20));
     }
     assert!(descriptor_count() <= descriptors + 3, "{} descriptors, {descriptors} at start", descriptor_count());
+
+    // A receiver that waits. No more come at once than wait to be accepted, as others try again after a second: the last one of a
+    // wave has been greeted before the next comes.
+    let receiver = std::thread::spawn(move || {
+        let mut looks = std::iter::repeat_with(|| driver.source.begin(Instant::now() + Duration::from_millis(50)));
+        let begun = looks.find(|begun| !matches!(begun, Ok(Begin::Waiting)));
+        (begun, driver)
+    });
+    for _ in 0..125 {
+        let mut wave: Vec<TcpStream> = (0..80).map(|_| connect(&address)).collect();
+        wave[79].read_exact(&mut [0]).expect("a greeting");
+    }
+    let push = tiles_driver::push(&zmq::Context::new(), &address);
+    send(&push, &begin("b", Some(1)), None);
+    let (begun, _driver) = receiver.join().expect("no panic");
+    assert!(matches!(begun, Some(Ok(Begin::Series(announced))) if announced.series_id == "b"));
 
     // Lengths that nobody has memory for are refused by the length alone.
     for length in [1_u64 << 40, (1 << 63) - 1, u64::MAX, (1 << 20) + 1] {

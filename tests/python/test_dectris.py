@@ -164,7 +164,8 @@ def send_with_mask(push, frames, mask, **configuration):
         push.send_multipart([part if isinstance(part, bytes) else json.dumps(part).encode() for part in message])
 
 
-def test_pixel_mask(folder):
+@pytest.mark.parametrize("sockets", [1, 3])
+def test_pixel_mask(folder, sockets):
     """Pixels that the detector masks and does not apply count nothing, live and reprocessed; the tables are there for others."""
     dice = np.random.default_rng(5)
     frames = dice.integers(0, 5000, (12, 20, 32)).astype("<u2")
@@ -173,7 +174,8 @@ def test_pixel_mask(folder):
     mask[2, 2] = 1 << 31
     with detector() as (push, port):
         send = lambda: send_with_mask(push, frames, mask, pixel_mask_applied=False, flatfield_correction_applied=0)
-        report = record(port, send, folder / "a.ronchi", "--scan", "3x4", "--total", "--reduce", "nodata", "--reduce", "min")
+        stream = f"{port}?sockets={sockets}"
+        report = record(stream, send, folder / "a.ronchi", "--scan", "3x4", "--total", "--reduce", "nodata", "--reduce", "min")
     assert (report["state"], report["frames"]["durable"]) == ("complete", 12)
     data = DataSet(folder / "a.ronchi")
     np.testing.assert_array_equal(by_zarr(data, 0, 12), frames)

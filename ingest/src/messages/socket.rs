@@ -15,6 +15,9 @@ use crate::source::SourceError;
 const QUEUE_MESSAGES: i32 = 64;
 /// Longest time a peer may take to speak ZMQ: scanners and browsers are gone after it.
 const HANDSHAKE: Duration = Duration::from_secs(2);
+/// A socket that connects and has been alone for so long connects anew: libzmq tries again after a lost connection, but not after
+/// one that it ended itself, because of a message that is too long or is none.
+const ALONE: Duration = Duration::from_secs(3);
 /// Socket events of `zmq.h`; each carries the file descriptor of its connection.
 const CONNECTED: u16 = 0x0001;
 const ACCEPTED: u16 = 0x0020;
@@ -58,6 +61,10 @@ pub(super) struct PullSocket {
     pull: Socket,
     monitor: Socket,
     address: String,
+    /// Where it connects to; `None` when it listens.
+    connects_to: Option<String>,
+    /// Since when it has no peer.
+    alone: Instant,
     peers: Vec<u32>,
     lost_count: u64,
     /// Those of the newest message come first.
@@ -97,6 +104,8 @@ impl PullSocket {
                 pull,
                 monitor,
                 address,
+                connects_to: (!bind).then(|| endpoint.clone()),
+                alone: Instant::now(),
                 peers: Vec::new(),
                 lost_count: 0,
                 parts,
@@ -155,11 +164,26 @@ impl PullSocket {
         SourceError::Lost { address: self.address.clone(), source: io::Error::from_raw_os_error(error.to_raw()) }
     }
 
+    /// Hears who came and went, without which libzmq stops after some 1000 of them, and connects anew after it has been alone for
+    /// [`ALONE`]. Only when nothing is waiting: what is would be lost.
+    fn keep_company(&mut self) -> zmq::Result<()> {
+        let now = Instant::now();
+        if self.peers().0 > 0 {
+            self.alone = now;
+        } else if let Some(endpoint) = self.connects_to.as_deref().filter(|_| now >= self.alone + ALONE) {
+            self.alone = now;
+            let _ = self.pull.disconnect(endpoint); // Unknown where libzmq has given it up.
+            self.pull.connect(endpoint)?;
+        }
+        Ok(())
+    }
+
     fn try_receive(&mut self, deadline: Instant) -> zmq::Result<Received> {
         self.part_count = 0;
         match self.pull.recv(&mut self.parts[0], DONTWAIT) {
             Ok(()) => {}
             Err(zmq::Error::EAGAIN) => {
+                self.keep_company()?;
                 let patience = deadline.saturating_duration_since(Instant::now());
                 if patience.is_zero() {
                     return Ok(Received::Nothing);
