@@ -33,6 +33,7 @@ fn drive(dcu: Dcu, pairs: &[&str], frame_count: Option<u64>) -> Drive {
     let settings = DectrisSettings {
         stream,
         endpoint: dcu.endpoint.clone(),
+        sockets: 1,
         detector: None,
         message_bytes: 1 << 20,
         frame_bytes: BLOCK_BYTES,

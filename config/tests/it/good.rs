@@ -215,7 +215,10 @@ fn unreadable_files() {
 /// A DECTRIS stream by one socket or several.
 #[test]
 fn dectris_streams() {
-    let of = |stream, endpoint: &str, sockets| SourcePlan::Dectris { stream, endpoint: endpoint.into(), sockets };
+    let of = |stream, endpoint: &str, sockets| {
+        let control = None;
+        SourcePlan::Dectris { stream, endpoint: endpoint.into(), sockets, control }
+    };
     let good = [
         ("dectris1://10.0.0.2", of(DectrisStream::Legacy, "tcp://10.0.0.2:9999", 1)),
         ("dectris2://dcu?sockets=4", of(DectrisStream::Cbor, "tcp://dcu:31001", 4)),

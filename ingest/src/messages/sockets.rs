@@ -91,7 +91,7 @@ impl Sockets {
     pub(super) fn open(endpoint: &Endpoint, count: usize) -> Result<Self, SourceError> {
         let heard = Instant::now();
         let inlet = |_| Ok(Inlet { socket: PullSocket::open(endpoint)?, held: None, heard, is_idle: false });
-        Ok(Self { inlets: (0..count.max(1)).map(inlet).collect::<Result<_, _>>()?, current: 0, busy: heard })
+        Ok(Self { inlets: (0..count.max(1)).map(inlet).collect::<Result<_, SourceError>>()?, current: 0, busy: heard })
     }
 
     pub(super) fn are_several(&self) -> bool {
