@@ -1,8 +1,10 @@
 """The command line as a script sees it: exit statuses, the JSON line, refusals that touch nothing."""
 
 import json
+import os
 import re
 import signal
+import subprocess
 
 import numpy as np
 import pytest
@@ -49,6 +51,24 @@ def test_wrong_arguments_fail_with_a_message_and_write_nothing(folder, arguments
     assert status not in (0, 101) and status > 0
     assert err.strip() and "panicked" not in err
     assert list(folder.iterdir()) == []
+
+
+def test_a_recording_goes_on_when_nobody_reads_what_it_prints(folder, small):
+    """Both outputs are pipes whose readers have gone, as after `| head`: the data set is whole, and the status says so."""
+    reader, gone = os.pipe()
+    os.close(reader)
+    out = folder / "out.ronchi"
+    try:
+        with small.simulator() as detector:
+            arguments = [*detector.record_arguments, "--out", out, "--json", "--reserve-gib", 0]
+            command = [str(part) for part in (harness.ronchi_binary(), "record", *arguments)]
+            assert subprocess.run(command, stdin=subprocess.DEVNULL, stdout=gone, stderr=gone, timeout=60).returncode == 0
+        command = [harness.ronchi_binary(), "ls", folder]
+        assert subprocess.run(command, stdin=subprocess.DEVNULL, stdout=gone, stderr=gone, timeout=60).returncode == 0
+    finally:
+        os.close(gone)
+    assert (DataSet(out).flags() == FLAG_OK).all()
+    scans.assert_same_frames(DataSet(out).read_all(), small.frames)
 
 
 def test_a_series_that_does_not_fit_is_refused_before_it_begins(folder, small):

@@ -2,6 +2,7 @@
 
 use std::process::ExitCode;
 
+use crate::output::note_line;
 use clap::{CommandFactory, Parser, Subcommand};
 use ronchi_pipeline::reduce::{CustomKind, Reduction};
 use ronchi_plugins::Plugin;
@@ -59,7 +60,7 @@ pub fn main_with(kinds: &[CustomKind]) -> ExitCode {
     let kinds = [kinds, &[CustomKind::of::<Plugin>()]].concat();
     let result = Reduction::register(&kinds).map_err(Into::into).and_then(|()| run(Cli::parse().command));
     result.unwrap_or_else(|error| {
-        eprintln!("ronchi: {error:#}");
+        note_line!("ronchi: {error:#}");
         crate::exit_code(&error)
     })
 }

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+use crate::output::{note_line, say, say_line};
 use anyhow::{Context, Result};
 use clap::Args;
 use ronchi_config::{DataPlan, Limits, LinkPlan, LivePlan, Plan, ScanPlan, SourcePlan};
@@ -52,7 +53,7 @@ impl DemoArgs {
     pub fn run(self) -> Result<ExitCode> {
         let temporary = tempfile::tempdir().context("make a temporary directory")?;
         let directory = self.keep.clone().unwrap_or_else(|| temporary.path().to_owned());
-        eprintln!("Preparing a simulated specimen ...");
+        note_line!("Preparing a simulated specimen ...");
         let simulator = MerlinSimulator::start(self.simulation())?;
         let plan = self.plan(directory, &simulator.data_address, &self.live.wanted()?);
         let stop = stop::on_signals()?;
@@ -64,30 +65,30 @@ impl DemoArgs {
         for summary in receiver.summaries() {
             // The last scan is cut short by the end of the demonstration: what did not come of it is not lost.
             lost += if summary.state == "complete" { summary.frames.missing } else { 0 };
-            bar.suspend(|| print!("{summary}"));
+            bar.suspend(|| say!("{summary}"));
         }
         bar.finish();
         let result = receiver.join();
         let _ = timer.join(); // It only sets a flag.
         simulator.stop();
         result?;
-        println!("{}", if lost == 0 { "No frame was lost.".into() } else { format!("{lost} FRAMES WERE LOST.") });
+        say_line!("{}", if lost == 0 { "No frame was lost.".into() } else { format!("{lost} FRAMES WERE LOST.") });
         if let Some(directory) = &self.keep {
-            println!("The data sets are in {}.", directory.display());
+            say_line!("The data sets are in {}.", directory.display());
         }
         Ok(if lost == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
     }
 
     fn introduce(&self, receiver: &Receiver) {
-        eprintln!("{}", receiver.describe());
+        note_line!("{}", receiver.describe());
         if let Some(address) = receiver.http_address() {
-            eprintln!("Look:    http://{address}/");
-            eprintln!("  or:    ronchi watch http://{address} --image adf");
+            note_line!("Look:    http://{address}/");
+            note_line!("  or:    ronchi watch http://{address} --image adf");
         }
         if let Some(endpoint) = receiver.stream_endpoint() {
-            eprintln!("Listen:  {endpoint} (ZMQ SUB, see docs/live-stream.md)");
+            note_line!("Listen:  {endpoint} (ZMQ SUB, see docs/live-stream.md)");
         }
-        eprintln!("Ends after {} s, or with Ctrl-C.\n", self.seconds);
+        note_line!("Ends after {} s, or with Ctrl-C.\n", self.seconds);
     }
 
     fn simulation(&self) -> MerlinSimulation {

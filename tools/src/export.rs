@@ -25,6 +25,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Instant;
 
+use crate::output::{note_line, say_line};
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use clap::{Args, ValueEnum};
 use ronchi_sinks::storage::{Description, Reader, Space, look_at, write_companions};
@@ -187,13 +188,13 @@ impl ExportArgs {
             seconds: 0.0,
         };
         if let Err(error) = copy(frames, target, &mut summary, !self.json) {
-            eprintln!("ronchi: {error:#}");
+            note_line!("ronchi: {error:#}");
             return Ok(ExitCode::FAILURE);
         }
         if self.json {
-            println!("{}", serde_json::to_string_pretty(&summary)?);
+            say_line!("{}", serde_json::to_string_pretty(&summary)?);
         } else {
-            println!("{summary}");
+            say_line!("{summary}");
         }
         Ok(if summary.corrupt > 0 { ExitCode::FAILURE } else { ExitCode::SUCCESS })
     }
@@ -205,11 +206,11 @@ fn companions(dataset: &Path, is_json: bool) -> Result<ExitCode> {
     let all = [("scan.nxs", made.nexus), ("scan.emd", made.emd), ("frames4d", made.zarr4d)];
     let names: Vec<&str> = all.iter().filter(|(_, is_made)| *is_made).map(|(name, _)| *name).collect();
     if is_json {
-        println!("{}", serde_json::json!({ "dataset": dataset, "companions": names }));
+        say_line!("{}", serde_json::json!({ "dataset": dataset, "companions": names }));
     } else if names.is_empty() {
-        println!("{}: no companion can be made", dataset.display());
+        say_line!("{}: no companion can be made", dataset.display());
     } else {
-        println!("{}: wrote {}", dataset.display(), names.join(", "));
+        say_line!("{}: wrote {}", dataset.display(), names.join(", "));
     }
     Ok(ExitCode::SUCCESS)
 }

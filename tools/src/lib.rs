@@ -1,6 +1,8 @@
 //! The `ronchi` program as a library: wiring, commands and detector simulators, for the binary, tests and benchmarks; and
 //! [`main_with`], for programs that add reductions of a lab's own.
 
+#![cfg_attr(not(test), deny(clippy::print_stdout, clippy::print_stderr))]
+
 mod acquisitions;
 mod asked;
 mod catch_up;
@@ -12,6 +14,7 @@ pub mod export;
 mod finisher;
 mod live_ports;
 pub mod ls;
+mod output;
 mod panics;
 mod pictures;
 mod process;

@@ -5,6 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
+use crate::output::{note_line, say, say_line};
 use anyhow::{Context, Result};
 use clap::Args;
 use ronchi_pipeline::Gaps;
@@ -69,11 +70,11 @@ impl LsArgs {
     pub fn run(self) -> Result<ExitCode> {
         let entries = list(&self.dir)?;
         if self.json {
-            println!("{}", serde_json::to_string_pretty(&entries)?);
+            say_line!("{}", serde_json::to_string_pretty(&entries)?);
         } else if entries.is_empty() {
-            eprintln!("No data sets (NAME.ronchi) in {}.", self.dir.display());
+            note_line!("No data sets (NAME.ronchi) in {}.", self.dir.display());
         } else {
-            print!("{}", page(&entries));
+            say!("{}", page(&entries));
         }
         let is_broken = entries.iter().any(|entry| matches!(entry.content, Content::Broken { .. }));
         Ok(if is_broken { ExitCode::FAILURE } else { ExitCode::SUCCESS })

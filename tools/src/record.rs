@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
+use crate::output::{note_line, say, say_line};
 use anyhow::{Context, Result, bail, ensure};
 use clap::Args;
 use ronchi_config::{
@@ -152,13 +153,13 @@ impl RecordArgs {
         let options = Options { series_max: Some(series), exact_name: true, stop };
         let receiver = Receiver::start(plan, options)?;
         if !json {
-            eprintln!("{}", receiver.describe());
+            note_line!("{}", receiver.describe());
         }
         let bar = progress::show(receiver.board(), !json);
         let mut whole = 0;
         for summary in receiver.summaries() {
             whole += u64::from(summary.is_whole());
-            bar.suspend(|| if json { println!("{}", serde_json::json!(summary)) } else { print!("{summary}") });
+            bar.suspend(|| if json { say_line!("{}", serde_json::json!(summary)) } else { say!("{summary}") });
         }
         bar.finish();
         receiver.join()?;

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::{Instant, SystemTime};
 
+use crate::output::{note_line, say, say_line};
 use anyhow::{Result, anyhow};
 use clap::Args;
 use ronchi_sinks::storage::{Condition, Depth, Repair, RepairPlan, StorageError, Verification, repair, verify};
@@ -57,7 +58,7 @@ impl RepairArgs {
         bar.finish_and_clear();
         let done = match done {
             Err(error @ StorageError::InUse { .. }) => {
-                eprintln!("ronchi: {error}");
+                note_line!("ronchi: {error}");
                 return Ok(ExitCode::from(IN_USE));
             }
             // The error says its own cause.
@@ -70,11 +71,11 @@ impl RepairArgs {
             document["dry_run"] = self.dry_run.into();
             document["seconds"] = seconds.into();
             document["flaws"] = json!(left.as_ref().map_or(&[][..], |left| &left.flaws));
-            println!("{}", serde_json::to_string_pretty(&document)?);
+            say_line!("{}", serde_json::to_string_pretty(&document)?);
         } else {
             let report =
                 Report { path: &self.dataset, done: &done, left: left.as_ref(), is_dry: self.dry_run, seconds };
-            print!("{report}");
+            say!("{report}");
         }
         let is_whole = left.is_none_or(|left| left.is_intact());
         Ok(if is_whole { ExitCode::SUCCESS } else { ExitCode::FAILURE })

@@ -27,6 +27,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::available_parallelism;
 use std::time::{Duration, Instant};
 
+use crate::output::{note_line, say, say_line};
 use anyhow::{Context as _, Result, anyhow, bail, ensure};
 use clap::{Args, ValueEnum};
 use ronchi_config::Recipe;
@@ -156,7 +157,7 @@ impl ReprocessArgs {
         };
         keep.check(&images.names().collect::<Vec<_>>(), reader.condition(), self.follow)?;
         if let Some(reason) = keep.unstored.as_ref().filter(|_| !self.json) {
-            eprintln!("ronchi: results are not stored in the data set: {reason}");
+            note_line!("ronchi: results are not stored in the data set: {reason}");
         }
         let stop = stop::on_signals()?;
         let begin = Instant::now();
@@ -176,9 +177,9 @@ impl ReprocessArgs {
         (outcome.is_stored, outcome.files, outcome.left_out) = (kept.is_stored, kept.files, kept.left_out);
         outcome.unstored = keep.unstored.or_else(|| outcome.is_stopped.then(|| "stopped before the end".to_owned()));
         if self.json {
-            println!("{}", serde_json::to_string_pretty(&outcome)?);
+            say_line!("{}", serde_json::to_string_pretty(&outcome)?);
         } else {
-            print!("{outcome}");
+            say!("{outcome}");
         }
         Ok(if outcome.is_stopped || outcome.frames.damaged > 0 { ExitCode::FAILURE } else { ExitCode::SUCCESS })
     }

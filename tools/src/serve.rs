@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 use std::process::ExitCode;
 
+use crate::output::{note_line, say, say_line};
 use anyhow::Result;
 use clap::Args;
 use ronchi_config::Plan;
@@ -34,14 +35,14 @@ impl ServeArgs {
         let plan = Plan::from_file(&self.config)?;
         let receiver =
             Receiver::start(plan, Options { series_max: None, exact_name: false, stop: stop::on_signals()? })?;
-        eprintln!("{}", receiver.describe());
+        note_line!("{}", receiver.describe());
         let mut whole = true;
         for summary in receiver.summaries() {
             whole &= summary.is_whole();
             if self.json {
-                println!("{}", serde_json::json!(summary));
+                say_line!("{}", serde_json::json!(summary));
             } else {
-                print!("{summary}");
+                say!("{summary}");
             }
         }
         receiver.join()?;
@@ -53,8 +54,8 @@ impl CheckConfigArgs {
     /// Says what is wrong, or what the receiver would do; touches nothing.
     pub fn run(self) -> Result<ExitCode> {
         let plan = Plan::from_file(&self.file)?;
-        println!("{}: good", self.file.display());
-        println!("{}", plan.describe());
+        say_line!("{}: good", self.file.display());
+        say_line!("{}", plan.describe());
         Ok(ExitCode::SUCCESS)
     }
 }

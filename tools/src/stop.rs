@@ -1,5 +1,6 @@
 //! Stopping: the first signal drains, seals and ends; the second one ends at once.
 
+use crate::output::note_line;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -14,7 +15,7 @@ pub(crate) fn on_signals() -> Result<Arc<AtomicBool>> {
         if asked.swap(true, Ordering::SeqCst) {
             std::process::exit(130);
         }
-        eprintln!("ronchi: stopping; once more to stop at once");
+        note_line!("ronchi: stopping; once more to stop at once");
     })
     .context("install the signal handler")?;
     Ok(stop)

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Instant;
 
+use crate::output::{say, say_line};
 use anyhow::{Result, anyhow};
 use clap::Args;
 use ronchi_pipeline::GapReason;
@@ -44,9 +45,9 @@ impl VerifyArgs {
         let found = found.map_err(|error| anyhow!("{} cannot be checked: {error}", self.dataset.display()))?;
         let seconds = started.elapsed().as_secs_f64();
         if self.json {
-            println!("{}", json(&found, seconds)?);
+            say_line!("{}", json(&found, seconds)?);
         } else {
-            print!("{}", Report { path: &self.dataset, found: &found, seconds });
+            say!("{}", Report { path: &self.dataset, found: &found, seconds });
         }
         Ok(if found.is_intact() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
     }

@@ -1,5 +1,6 @@
 //! `ronchi simulate tiles`: one readout computer that sends its part of a synthetic detector as a tile stream.
 
+use crate::output::{note_line, say_line};
 use anyhow::{Context, Result, ensure};
 use clap::Args;
 use ronchi_pipeline::{Encoding, NavShape, Region, SigShape};
@@ -72,7 +73,7 @@ impl SimulateTilesArgs {
         let sender = open(&self.endpoint)?;
         let whole = TileStream::whole(&self.series, scan.position_count(), detector.height, detector.width);
         let stream = TileStream { region, scan: Some(scan), encoding: self.encoding, ..whole };
-        eprintln!("sending {} frames of {region:?} to {}", stream.frame_count, sender.endpoint());
+        note_line!("sending {} frames of {region:?} to {}", stream.frame_count, sender.endpoint());
         let mut counts = vec![0; usize::try_from(detector.pixel_count()).context("detector size")?];
         let paint = |frame, pixels: &mut [u8]| {
             synthesis.draw(frame, &mut counts);
@@ -81,7 +82,7 @@ impl SimulateTilesArgs {
         ensure!(self.spoil == 0.0 || self.encoding == Encoding::Bslz4, "--spoil: only compressed frames can be spoilt");
         let faults = TileFaults { seed: self.seed, lose: self.lose, spoil: self.spoil, ..TileFaults::default() };
         let sent = sender.run(&stream, &faults, paint, pace(self.rate))?;
-        println!("{} frames sent, {} left out", sent.frames, sent.lost.len());
+        say_line!("{} frames sent, {} left out", sent.frames, sent.lost.len());
         Ok(())
     }
 }
