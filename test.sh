@@ -92,8 +92,8 @@ step cargo-test cargo test --workspace --features ronchi/plugins --locked --no-f
 count cargo-test "$outcome"
 RUSTDOCFLAGS="-D warnings" step doc cargo doc --workspace --no-deps --locked
 
-# Also builds the benchmarks' binary, so that the smoke below starts at once.
-if step release cargo build --release --locked --workspace; then
+# What is shipped, and the benchmarks, so that the smoke below starts at once; each is linked for minutes.
+if step release cargo build --release --locked -p ronchi -p ronchi-benches; then
   if [ -x .venv/bin/pytest ]; then
     step pytest .venv/bin/python -B -m pytest tests/python --ignore tests/python/test_plugins.py -p no:cacheprovider -ra --durations=5
     count pytest "$outcome"

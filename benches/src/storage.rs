@@ -27,6 +27,9 @@ pub(crate) struct Storage {
     /// Segments of 256 MiB per run.
     #[arg(long, default_value_t = 8, value_parser = clap::value_parser!(u32).range(1..=256))]
     segments: u32,
+    /// Writes only: more rounds in the same time, where the disk varies.
+    #[arg(long)]
+    writes_only: bool,
 }
 
 /// Rates of one case, bytes/s.
@@ -99,6 +102,9 @@ impl Storage {
                 _ => {}
             }
         }
+        if self.writes_only {
+            return Ok(());
+        }
         let files = limits::fio_files(&segment_files(&path, self.segments));
         for turn in turns(4, number) {
             match turn {
@@ -144,6 +150,7 @@ impl Storage {
             let ratio = (best > 0.0).then(|| (median(&case.rates) / best * 1e3).round() / 1e3);
             line["of"] = json!(others);
             line["ratio"] = json!(ratio);
+            line["ratio_within_rounds"] = json!(within_rounds(case, others, cases));
             line["asked"] = json!(least);
         }
         line
@@ -202,6 +209,15 @@ impl Storage {
         };
         Ok([pass(started), pass(Instant::now())])
     }
+}
+
+/// Median over the rounds of the case's rate by the best of `others` in the same round: what a disk that is faster in one
+/// minute than in another does to both counts for neither.
+fn within_rounds(case: &Case, others: &[&str], cases: &[Case]) -> Option<f64> {
+    let others: Vec<&Case> = cases.iter().filter(|other| others.contains(&other.name)).collect();
+    let best = |round: usize| others.iter().filter_map(|other| other.rates.get(round)).copied().fold(0.0, f64::max);
+    let ratios: Vec<f64> = case.rates.iter().enumerate().map(|(round, rate)| rate / best(round)).collect();
+    ratios.iter().all(|ratio| ratio.is_finite()).then(|| (median(&ratios) * 1e3).round() / 1e3)
 }
 
 /// The numbers below `count` in order, from another one on in every round.
