@@ -29,7 +29,12 @@ class Orders:
                     operation, error, part, first, count = words
                     part = "" if part == "-" else part
                     self._order = [operation, getattr(errno, error), part, int(first), int(count)]
-            print("ready", flush=True)
+                self._say("ready")
+
+    def _say(self, line):
+        """One line at a time, under the lock: lines of two threads must not run into each other."""
+        sys.stdout.write(f"{line}\n")
+        sys.stdout.flush()
 
     def check(self, operation, path):
         """Raises the error, if it is the turn of this operation."""
@@ -39,8 +44,9 @@ class Orders:
                 return
             order[3] -= 1
             is_due = -order[4] < order[3] <= 0
+            if is_due:
+                self._say(f"refused {operation} {path}")
         if is_due:
-            print(f"refused {operation} {path}", flush=True)
             raise OSError(order[1], os.strerror(order[1]))
 
 
