@@ -49,14 +49,25 @@ def rng():
     return random.Random(seed)
 
 
+def reference(folder, index):
+    """A folder of real and golden data, where there is one: `RONCHI_SHARED`, or `shared` beside the project."""
+    root = pathlib.Path(os.environ.get("RONCHI_SHARED", harness.PROJECT.parent / "shared"))
+    path = root / "data" / folder
+    if not (path / index).is_file():
+        pytest.skip(f"no reference data at {path}")
+    return path
+
+
 @pytest.fixture(scope="session")
 def shared_mib():
-    """Folder of real and golden `.mib` files, where there is one: `RONCHI_SHARED`, or `shared` beside the project."""
-    root = pathlib.Path(os.environ.get("RONCHI_SHARED", harness.PROJECT.parent / "shared"))
-    path = root / "data" / "mib"
-    if not (path / "expected.json").is_file():
-        pytest.skip(f"no reference .mib files at {path}")
-    return path
+    """Real and golden `.mib` files."""
+    return reference("mib", "expected.json")
+
+
+@pytest.fixture(scope="session")
+def shared_dectris():
+    """Streams recorded from detectors, and golden ones."""
+    return reference("dectris", "index.json")
 
 
 @pytest.fixture(scope="session")

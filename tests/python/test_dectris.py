@@ -1,6 +1,7 @@
 """DECTRIS detectors: LiberTEM-live's simulator, which nobody here wrote, is recorded and reduced."""
 
 import contextlib
+import hashlib
 import json
 import pathlib
 import re
@@ -200,3 +201,37 @@ def test_pixel_mask(folder, sockets):
     check(total, count)
     assert harness.ronchi("reprocess", folder / "a.ronchi", "--total", "--nodata", "none")[0] == 0
     np.testing.assert_array_equal(data.array("results/total"), frames.astype("u8").sum(axis=(1, 2)).reshape(3, 4))
+
+
+REAL = {"real_v1_eiger2_1M_uint32_lz4": 10, "real_v1_eigerx_4M_uint16_bslz4": 10, "real_v2_eiger2_16M_uint16_bslz4": 1}
+"""Series recorded from detectors, with how many images they announce; not all of them are there."""
+
+
+@pytest.mark.parametrize("arguments", [[], ["--compress", "none"]], ids=["kept", "decoded"])
+@pytest.mark.parametrize("name", REAL)
+def test_real_captures(folder, shared_dectris, name, arguments):
+    """What detectors sent goes through a socket to the disk, as it came or as pixels, and reads back as reference decoders read it."""
+    index = json.loads((shared_dectris / "index.json").read_text())
+    series = next(series for series in index["series"] if series["name"] == name)
+    announced, wanted = REAL[name], series["expected_frames"]
+    stream, out = f"dectris{series['stream']}", folder / "real.ronchi"
+    own = ["--out", out, "--json", "--reserve-gib", 0, "--http", "off", "--live-zmq", "off", "--block-mib", 40, "--total"]
+    with detector() as (push, port):
+        with harness.Process([harness.ronchi_binary(), "record", f"{stream}://127.0.0.1:{port}", *own, *arguments]) as process:
+            for parts in series["messages"]:
+                push.send_multipart([(shared_dectris / part["file"]).read_bytes() for part in parts])
+            assert process.wait(60) == (0 if announced == len(wanted) else 1), process.log()
+            report = harness.report(process)
+    assert report["frames"]["durable"] == len(wanted) and report["frames"]["missing"] == announced - len(wanted), report
+    assert harness.ronchi("verify", out)[0] == 0
+    data = DataSet(out)
+    is_kept = "bslz4" in name and not arguments
+    assert ("blosc" in json.dumps(json.loads((data.frames_path / "zarr.json").read_text())["codecs"])) == is_kept
+    assert harness.ronchi("export", out, "--to", folder / "x.npy", "--order", "frames")[0] == 0
+    exported, zarred = np.load(folder / "x.npy", mmap_mode="r"), by_zarr(data, 0, len(wanted))
+    for number, want in enumerate(wanted):
+        for frame in (exported[number], zarred[number]):
+            assert list(frame.shape) == want["shape"]
+            assert hashlib.sha256(frame.astype(f"<u{frame.itemsize}").tobytes()).hexdigest() == want["sha256_le_bytes"]
+    totals = data.array("results/total").ravel()[: len(wanted)]
+    assert totals.tolist() == [want["sum_excluding_nodata"] for want in wanted]
