@@ -59,6 +59,7 @@ def parse_arguments():
     parser.add_argument("--directory", help="where temporary files go; its disk is the one measured")
     parser.add_argument("--cached", choices=["mem", "memfd"], default="mem", help="how the simulator keeps its frames (mem)")
     parser.add_argument("--only", choices=["libertem", "ronchi"], help="one side only")
+    parser.set_defaults(side=SIDE)
     options = parser.parse_args()
     if options.frames % ROW or options.frames < 2 * ROW:
         parser.error("--frames must be a multiple of 128, at least 256")
@@ -222,9 +223,9 @@ def check_images(images):
 
 
 def print_report(rates, options):
-    frame_bytes = SIDE * SIDE * 2
+    frame_bytes = options.side**2 * 2
     medians = {name: statistics.median(values) for name, values in rates.items()}
-    print(f"\n{options.frames} frames of {SIDE}x{SIDE} u16, median of {options.rounds}, {os.cpu_count()} cores")
+    print(f"\n{options.frames} frames of {options.side}x{options.side} u16, median of {options.rounds}, {os.cpu_count()} cores")
     limit = medians["simulator, discarded"]
     print(f"{'case':<28} {'frames/s':>9} {'GB/s':>6}   {'lowest - highest':>17}   of limit")
     for name, median in medians.items():

@@ -5,6 +5,7 @@
 //! they take of the memory does.
 
 use pulp::{Arch, Simd, WithSimd};
+use rustix::time::ClockId;
 
 /// Sums kept apart while multiplying, so that none waits for the one before.
 const CHAINS: usize = 12;
@@ -13,7 +14,16 @@ const STEPS: usize = 1 << 20;
 
 /// Time this thread has computed, s.
 pub(crate) fn seconds() -> f64 {
-    let time = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
+    seconds_of(ClockId::ThreadCPUTime)
+}
+
+/// Time all threads of this process have computed, s.
+pub(crate) fn process_seconds() -> f64 {
+    seconds_of(ClockId::ProcessCPUTime)
+}
+
+fn seconds_of(clock: ClockId) -> f64 {
+    let time = rustix::time::clock_gettime(clock);
     time.tv_sec as f64 + time.tv_nsec as f64 / 1e9
 }
 
