@@ -5,6 +5,7 @@ import os
 import struct
 
 import h5py
+import hdf5plugin
 import numpy as np
 import pytest
 import tifffile
@@ -66,6 +67,45 @@ def test_hdf5_stands_alone(folder, frames, name):
         assert np.array_equal(detector["data"][...], frames)
         assert np.array_equal(file[view][...], test_companions.by_position(frames, SCAN))
         assert np.flatnonzero(detector["frame_flags"][...]).tolist() == list(range(18, 27))
+
+
+@pytest.mark.parametrize("name", ["x.h5", "x.emd"])
+@pytest.mark.parametrize("dtype", ["|u1", "<u2", ">u4", "<f4"])
+def test_compressed_hdf5(folder, frames, name, dtype):
+    """Chunks that were never given to the filter are read by it; what is not there has no chunk and reads as zeros."""
+    frames = (frames % 251).astype(dtype)
+    data_set = make(folder, frames, scan=SCAN, absent=(2,))
+    assert export(data_set, "--to", folder / name, "--compress")["missing"] == 9
+    frames = frames.copy()
+    frames[18:27] = 0
+    view = "entry/data/data" if name == "x.h5" else "datacube_root/datacube/data"
+    with h5py.File(folder / name) as file:
+        data = file["entry/instrument/detector/data"]
+        assert (data.chunks, data.dtype) == ((1, *frames.shape[1:]), np.dtype(dtype))
+        assert data.id.get_create_plist().get_filter(0)[0] == hdf5plugin.BSHUF_ID
+        assert data.id.get_num_chunks() == 42 - 9
+        assert np.array_equal(data[...], frames)
+        assert np.array_equal(file[view][...], test_companions.by_position(frames, SCAN))
+        assert np.flatnonzero(file["entry/instrument/detector/frame_flags"][...]).tolist() == list(range(18, 27))
+
+
+@pytest.mark.parametrize("count", [1024, 1025, 9000])
+def test_many_chunks(folder, count):
+    """An index of several pages; a file smaller than its pixels; every chunk is what the filter itself would have written."""
+    frames = np.random.default_rng(count).poisson(0.5, (count, 12, 26)).astype("<u2")
+    data_set = fabricate.data_set(folder / "a.ronchi", frames, 450, 150)
+    export(data_set, "--to", folder / "x.nxs", "--compress")
+    with h5py.File(folder / "x.nxs") as file, h5py.File(folder / "own.h5", "w") as own:
+        data = file["entry/instrument/detector/data"]
+        assert np.array_equal(data[...], frames)
+        assert data.id.get_num_chunks() == count and data.id.get_storage_size() < frames.nbytes / 2
+        theirs = own.create_dataset("x", data=frames[-1:], chunks=(1, 12, 26), **hdf5plugin.Bitshuffle(cname="lz4"))
+        assert data.id.read_direct_chunk((count - 1, 0, 0)) == theirs.id.read_direct_chunk((0, 0, 0))
+
+
+def test_compress_is_for_hdf5(folder, frames):
+    code, _, err = harness.ronchi("export", make(folder, frames), "--to", folder / "x.npy", "--compress")
+    assert code == 2 and "--compress is for frames in HDF5" in err and not (folder / "x.npy").exists()
 
 
 def test_zarr_has_no_links(folder, frames):

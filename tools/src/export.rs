@@ -12,6 +12,7 @@
 //! # Limits
 //! The memory of `Runs` per tile, and one chunk of whole frames.
 
+mod chunked;
 mod flat;
 mod frames;
 mod mib;
@@ -64,11 +65,14 @@ pub struct ExportArgs {
     /// Order of frames in npy and raw: by scan position (4-D, default with a scan), or as they came (3-D)
     #[arg(long, value_enum)]
     order: Option<Order>,
+    /// Compress the frames of an HDF5 file (nexus, emd) as detectors do: bitshuffle-LZ4, filter 32008, a chunk each
+    #[arg(long)]
+    compress: bool,
     /// Leave out frames whose pixels are damaged (zeros, flagged as corrupt) instead of stopping there
     #[arg(long)]
     keep_going: bool,
     /// Write scan.nxs, scan.emd and frames4d into the data set again, and nothing else
-    #[arg(long, conflicts_with_all = ["to", "format", "result", "order", "keep_going"])]
+    #[arg(long, conflicts_with_all = ["to", "format", "result", "order", "compress", "keep_going"])]
     companions: bool,
     /// Print one JSON document instead of text
     #[arg(long)]
@@ -153,6 +157,8 @@ impl ExportArgs {
             format!("{}: the name says no format; give one with --format, see --help", to.display())
         })?;
         ensure!(!to.exists(), "{} exists already", to.display());
+        let is_hdf5 = self.result.is_none() && matches!(format, Format::Nexus | Format::Emd);
+        ensure!(is_hdf5 || !self.compress, "--compress is for frames in HDF5: nexus or emd");
         if let Some(name) = &self.result {
             let format = format.of_results().context("a result is exported as npy, tiff or png")?;
             results::export(&self.dataset, name, to, format)?;
@@ -172,7 +178,7 @@ impl ExportArgs {
             _ => Order::Frames,
         };
         let frames = WholeFrames::new(&reader, &about, self.keep_going)?;
-        let (target, shape) = open(to, format, order, &reader, &about)?;
+        let (target, shape) = open(to, (format, self.compress), order, &reader, &about)?;
         let mut summary = Summary {
             dataset: self.dataset.clone(),
             to: to.to_owned(),
@@ -232,7 +238,7 @@ fn by_name(path: &Path) -> Option<Format> {
 /// Opens the target, after a look at the free space; also the shape of the array that it will hold.
 fn open(
     to: &Path,
-    format: Format,
+    (format, is_compressed): (Format, bool),
     order: Order,
     reader: &Reader,
     about: &Description,
@@ -249,14 +255,23 @@ fn open(
     let parent = to.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
     ensure!(parent.is_dir(), "{} is no directory", parent.display());
     if let Some(space) = Space::of(parent, 0)
+        && !is_compressed // Nobody knows how much that needs.
         && !space.holds(bytes)
     {
         let (need, free) = (human_bytes(bytes), human_bytes(space.free_bytes));
         bail!("no room in {}: {need} needed, {free} are free", parent.display());
     }
     let target: Box<dyn Target> = match format {
-        Format::Nexus => Box::new(flat::hdf5(to, about, about.nexus().context("too many segments")?)?),
-        Format::Emd => Box::new(flat::hdf5(to, about, about.emd().context("EMD needs a scan")?)?),
+        Format::Nexus | Format::Emd => {
+            let head = match format {
+                Format::Nexus => about.nexus(is_compressed).context("too many segments")?,
+                _ => about.emd(is_compressed).context("EMD needs a scan")?,
+            };
+            match is_compressed {
+                true => Box::new(chunked::Chunked::create(to, about, head)?),
+                false => Box::new(flat::hdf5(to, about, head)?),
+            }
+        }
         Format::Npy => Box::new(flat::npy(to, about, scan, &shape)?),
         Format::Raw => Box::new(flat::raw(to, about, scan, &shape, reader.manifest())?),
         Format::Mib => Box::new(mib::Mib::create(to, about, reader)?),

@@ -12,10 +12,12 @@
 //! ```
 //! Section numbers below are those of the HDF5 File Format Specification, version 3.0.
 
+mod chunks;
 mod file;
 mod packed;
 mod space;
 
+pub use chunks::ChunkIndex;
 pub use file::{Array, Element, FileWriter, Object, Storage, Value, Written};
 pub use packed::{packed_page1, read_packed_page1};
 pub use space::{Mapping, Slab};

@@ -77,7 +77,8 @@ pub(super) fn refresh(system: &dyn FileSystem, root: &Path, is_beginning: bool) 
 }
 
 /// What a data set says of itself as the head of one HDF5 file: behind it follow, where [`Written::behind`] says, all
-/// frames in order and one flag for each.
+/// frames in order, or the index of their compressed chunks ([`ChunkIndex`](ronchi_pipeline::format::hdf5::ChunkIndex)), and one
+/// flag for each.
 pub struct Description(Content);
 
 impl Description {
@@ -106,14 +107,14 @@ impl Description {
         self.0.pixel
     }
 
-    /// As NeXus.
-    pub fn nexus(&self) -> Option<Written> {
-        self.0.nexus(Pixels::Behind)
+    /// As NeXus, with frames compressed or not.
+    pub fn nexus(&self, is_compressed: bool) -> Option<Written> {
+        self.0.nexus(Pixels::behind(is_compressed))
     }
 
-    /// As EMD; `None` without a scan.
-    pub fn emd(&self) -> Option<Written> {
-        self.0.emd(Pixels::Behind)
+    /// As EMD, with frames compressed or not; `None` without a scan.
+    pub fn emd(&self, is_compressed: bool) -> Option<Written> {
+        self.0.emd(Pixels::behind(is_compressed))
     }
 }
 

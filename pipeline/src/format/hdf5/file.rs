@@ -16,8 +16,10 @@
 //! `docs/decisions/0010-own-hdf5-metadata-writer.md`. Section numbers are those of the HDF5 File Format
 //! Specification, version 3.0; the order of bytes was compared with files of h5py 3.16.
 
+use super::chunks;
 use super::space::{Mapping, Slab, mapping_list};
 use super::{UNDEFINED, lookup3, message};
+use crate::format::u64_at;
 use crate::{ByteOrder, PixelKind, PixelType};
 
 /// Smallest global heap that the library reads.
@@ -25,6 +27,8 @@ const HEAP_BYTES_MIN: usize = 4096;
 /// Arrays behind the metadata begin at a multiple of this.
 const PAGE_BYTES: u64 = 4096;
 const SUPERBLOCK_BYTES: usize = 48;
+/// Where the superblock has the address of the root group.
+const ROOT_PLACE: usize = 36;
 
 /// Address of an object of the file being written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -77,6 +81,9 @@ pub enum Storage<'a> {
     Virtual(&'a [Mapping]),
     /// Behind the metadata of this file, at a whole page; arrays are there in the order in which they were written.
     Behind,
+    /// In this file, in chunks of bit-transposed LZ4 (filter 32008), one for each element of the first axis. Behind the metadata
+    /// is room for their [`ChunkIndex`](super::ChunkIndex); the chunks follow behind everything else.
+    Chunks,
 }
 
 /// An array of many elements.
@@ -94,15 +101,25 @@ pub struct Array<'a> {
     pub link_count: u32,
 }
 
-/// The bytes of a finished file, and where its other arrays go.
+/// The bytes of a finished file, and where its other arrays, and indices of chunks, go.
 #[derive(Debug)]
 pub struct Written {
     /// Everything but the arrays behind.
     pub bytes: Vec<u8>,
-    /// Offsets of the arrays behind.
+    /// Offsets of the arrays and indices behind.
     pub behind: Vec<u64>,
-    /// Length of the whole file, in bytes.
+    /// Length of the whole file but for chunks, in bytes.
     pub file_bytes: u64,
+}
+
+impl Written {
+    /// Makes the file `file_bytes` long: chunks have been put behind everything else.
+    pub fn extend(&mut self, file_bytes: u64) {
+        self.file_bytes = file_bytes;
+        let mut superblock = Vec::with_capacity(SUPERBLOCK_BYTES);
+        super::superblock(&mut superblock, 0, file_bytes, u64_at(&self.bytes, ROOT_PLACE));
+        put(&mut self.bytes, 0, &superblock);
+    }
 }
 
 /// A file that grows object by object.
@@ -177,7 +194,7 @@ impl FileWriter {
                 heap(&mut self.out, &[mapping_list(mappings)]);
                 at as u64
             }
-            Storage::Behind => UNDEFINED,
+            Storage::Behind | Storage::Chunks => UNDEFINED,
         };
         let bytes = array.shape.iter().product::<u64>() * element_bytes(array.element);
         let start = self.begin();
@@ -191,10 +208,12 @@ impl FileWriter {
                 self.out.extend(place.to_le_bytes());
                 self.out.extend(1_u32.to_le_bytes());
             }
-            _ => self.contiguous(place, bytes),
-        }
-        if matches!(array.storage, Storage::Behind) {
-            self.behind.push((self.out.len() - 16, bytes));
+            Storage::Chunks => self.chunked(array, bytes),
+            Storage::Behind => {
+                self.contiguous(place, bytes);
+                self.behind.push((self.out.len() - 16, bytes));
+            }
+            Storage::Bytes(_) => self.contiguous(place, bytes),
         }
         if array.link_count > 1 {
             message(&mut self.out, 0x16, 0, 5); // reference count: version, count
@@ -269,6 +288,15 @@ impl FileWriter {
         self.out.extend([3, 1]);
         self.out.extend(at.to_le_bytes());
         self.out.extend(bytes.to_le_bytes());
+    }
+
+    fn chunked(&mut self, array: &Array<'_>, bytes: u64) {
+        let (item_bytes, count) = (element_bytes(array.element) as u32, array.shape[0]);
+        let signal = array.shape[1..].iter().map(|&extent| extent as u32); // Axes are below `AXIS_MAX`.
+        let extents: Vec<u32> = [1].into_iter().chain(signal).chain([item_bytes]).collect();
+        chunks::bitshuffle_filter(&mut self.out, item_bytes);
+        chunks::chunked(&mut self.out, &extents, UNDEFINED);
+        self.behind.push((self.out.len() - 8, chunks::fixed_array_bytes(count, bytes / count.max(1))));
     }
 
     /// Section IV.A.2.m, version 3.
@@ -404,7 +432,7 @@ fn heap(out: &mut Vec<u8>, objects: &[Vec<u8>]) {
 mod tests {
     use super::*;
     use crate::format::hdf5::Slab;
-    use crate::format::{u32_at, u64_at};
+    use crate::format::u32_at;
 
     /// Every message of an object header with its type, after a look at the checksum.
     fn messages(file: &[u8], at: u64) -> Vec<(u8, Vec<u8>)> {

@@ -13,8 +13,9 @@
 //! While the segment is open only the elements change: a reader that opens it between two versions of the page finds a
 //! wrong checksum of theirs, and reports an error.
 
+use super::chunks::{self, BLOCK_HEAD_BYTES, HEAD_BYTES, Place, element_bytes, length_bytes};
 use super::{
-    BASE, DATASET_OFFSET, FormatError, ROOT_OFFSET, UNDEFINED, checksum, dataset, described, message, page_with, u64_at,
+    BASE, DATASET_OFFSET, FormatError, ROOT_OFFSET, UNDEFINED, dataset, described, message, page_with, u64_at,
 };
 use crate::format::PackedChunk;
 use crate::layout::{CHUNKS_MAX, DATA_OFFSET, SECTOR_BYTES};
@@ -24,13 +25,12 @@ use crate::{Layout, PixelType, SigShape};
 const FILTER: u16 = 32_001;
 const FILTER_NAME: &[u8; 6] = b"blosc\0";
 const INDEX_OFFSET: usize = DATASET_OFFSET + 268;
-const ELEMENTS_OFFSET: usize = INDEX_OFFSET + 28;
-/// Binary logarithm of the number of elements from which an index is cut into pages: more than there ever are.
-const PAGE_BITS: u8 = 10;
+const ELEMENTS_OFFSET: usize = INDEX_OFFSET + HEAD_BYTES;
 const LARGEST_ELEMENT_BYTES: usize = 8 + 5 + 4;
 
-const _: () = assert!(CHUNKS_MAX < 1 << PAGE_BITS);
-const _: () = assert!(ELEMENTS_OFFSET + 14 + CHUNKS_MAX as usize * LARGEST_ELEMENT_BYTES + 4 <= SECTOR_BYTES);
+const _: () = assert!(CHUNKS_MAX as usize <= chunks::PAGE_ELEMENTS);
+const _: () =
+    assert!(ELEMENTS_OFFSET + BLOCK_HEAD_BYTES + CHUNKS_MAX as usize * LARGEST_ELEMENT_BYTES + 4 <= SECTOR_BYTES);
 
 /// The 4096 bytes at file offset 4096 of a packed segment, for frames of `shape`, with these chunks. The file that HDF5 sees
 /// ends behind the last of them when the segment is sealed, and at its full length before.
@@ -60,7 +60,7 @@ pub fn read_packed_page1(found: &[u8]) -> Result<(u64, SigShape, PixelType), For
     let frames_per_chunk = frames_per_chunk.ok_or_else(other)?;
     let chunk_bytes = (shape.pixel_count() * pixel.bytes() as u64).checked_mul(frames_per_chunk.into());
     let length_bytes = length_bytes(chunk_bytes.ok_or_else(other)?);
-    if 8 + length_bytes + 4 > LARGEST_ELEMENT_BYTES {
+    if element_bytes(length_bytes) > LARGEST_ELEMENT_BYTES {
         return Err(other());
     }
     let places: Vec<Place> = (0..count as usize).map(|i| read_element(found, i, length_bytes)).collect();
@@ -71,9 +71,7 @@ pub fn read_packed_page1(found: &[u8]) -> Result<(u64, SigShape, PixelType), For
     }
 }
 
-/// Offset in the file and length of a chunk; `None` where it is absent.
-type Place = Option<(u64, u64)>;
-
+/// Places are offsets in the file.
 fn page(k: u32, (shape, pixel): (SigShape, PixelType), places: &[Place], end: u64) -> Box<[u8; SECTOR_BYTES]> {
     let chunk_bytes = u64::from(k) * shape.pixel_count() * pixel.bytes() as u64;
     let frames = u64::from(k) * places.len() as u64;
@@ -81,65 +79,26 @@ fn page(k: u32, (shape, pixel): (SigShape, PixelType), places: &[Place], end: u6
         dataset(out, frames, shape, pixel, |out| {
             message(out, 0x05, 1, 2); // fill value: version; zero, space allocated and filled as needed
             out.extend([3, 0x0b]);
-            filter(out, pixel.bytes() as u32, chunk_bytes);
-            chunked(out, [k, shape.height, shape.width, pixel.bytes() as u32]);
+            // Version of the plug-in and of the frames, items, decoded bytes (far below 4 GiB), level 5, bit-transposed, LZ4.
+            let values = [2, 2, pixel.bytes() as u32, chunk_bytes as u32, 5, 2, 1];
+            chunks::filter(out, FILTER, FILTER_NAME, &values);
+            chunks::chunked(out, &[k, shape.height, shape.width, pixel.bytes() as u32], INDEX_OFFSET as u64);
         });
         index(out, places, length_bytes(chunk_bytes));
     })
 }
 
-/// Section IV.A.2.l, version 2: one filter, which may be missing until a chunk is read, with what the plug-in would note.
-fn filter(out: &mut Vec<u8>, item_bytes: u32, chunk_bytes: u64) {
-    message(out, 0x0b, 1, 10 + 6 + 28);
-    out.extend([2, 1]); // version, number of filters
-    for number in [FILTER, FILTER_NAME.len() as u16, 1, 7] {
-        out.extend(number.to_le_bytes()); // number, length of the name, optional, number of values
-    }
-    out.extend(FILTER_NAME);
-    // Version of the plug-in and of the frames, items, decoded bytes, level 5, bit-transposed, LZ4.
-    for value in [2, 2, item_bytes, chunk_bytes as u32, 5, 2, 1] {
-        out.extend(value.to_le_bytes()); // Chunks are far below 4 GiB.
-    }
-}
-
-/// Section IV.A.2.i, version 4: extents of a chunk and of an element, each in as many bytes as the largest needs.
-fn chunked(out: &mut Vec<u8>, extents: [u32; 4]) {
-    let bytes = extents.map(|extent| (32 - extent.leading_zeros()).div_ceil(8)).into_iter().max().unwrap_or(1) as u8;
-    message(out, 0x08, 1, 15 + 4 * u16::from(bytes));
-    out.extend([4, 2, 0, 4, bytes]); // version, chunked, flags, dimensions, bytes of an extent
-    extents.iter().for_each(|extent| out.extend(&extent.to_le_bytes()[..usize::from(bytes)]));
-    out.extend([3, PAGE_BITS]); // fixed array
-    out.extend((INDEX_OFFSET as u64).to_le_bytes());
-}
-
-/// Bytes that hold the length of a filtered chunk: one more than the unfiltered one needs.
-fn length_bytes(chunk_bytes: u64) -> usize {
-    1 + (chunk_bytes.max(1).ilog2() as usize + 8) / 8
-}
-
-/// Appendix C, the fixed array index: head and elements.
+/// Head and elements, by addresses.
 fn index(out: &mut Vec<u8>, places: &[Place], length_bytes: usize) {
     assert_eq!(out.len(), INDEX_OFFSET);
-    assert!(8 + length_bytes + 4 <= LARGEST_ELEMENT_BYTES && places.len() <= CHUNKS_MAX as usize);
-    out.extend(b"FAHD");
-    out.extend([0, 1, (8 + length_bytes + 4) as u8, PAGE_BITS]); // version, chunks are filtered, bytes of an element
-    out.extend((places.len() as u64).to_le_bytes());
-    out.extend((ELEMENTS_OFFSET as u64).to_le_bytes());
-    checksum(out, INDEX_OFFSET);
-    out.extend(b"FADB");
-    out.extend([0, 1]); // version, chunks are filtered
-    out.extend((INDEX_OFFSET as u64).to_le_bytes());
-    for place in places {
-        let (address, length) = place.map_or((UNDEFINED, 0), |(offset, length)| (offset.wrapping_sub(BASE), length));
-        out.extend(address.to_le_bytes());
-        out.extend(&length.to_le_bytes()[..length_bytes]);
-        out.extend([0; 4]);
-    }
-    checksum(out, ELEMENTS_OFFSET);
+    assert!(element_bytes(length_bytes) <= LARGEST_ELEMENT_BYTES && places.len() <= CHUNKS_MAX as usize);
+    let address = |place: &Place| place.map(|(offset, length)| (offset.wrapping_sub(BASE), length));
+    let places: Vec<Place> = places.iter().map(address).collect();
+    chunks::fixed_array(out, INDEX_OFFSET as u64, &places, length_bytes);
 }
 
 fn read_element(page: &[u8], i: usize, length_bytes: usize) -> Place {
-    let at = ELEMENTS_OFFSET + 14 + i * (8 + length_bytes + 4);
+    let at = ELEMENTS_OFFSET + BLOCK_HEAD_BYTES + i * element_bytes(length_bytes);
     let mut length = [0; 8];
     length[..length_bytes].copy_from_slice(&page[at + 8..at + 8 + length_bytes]);
     let address = u64_at(page, at);

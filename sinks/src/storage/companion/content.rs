@@ -24,6 +24,23 @@ pub(super) enum Pixels {
     Segments,
     /// Behind the metadata: all frames, in order.
     Behind,
+    /// Behind the metadata, compressed, each frame a chunk.
+    Chunks,
+}
+
+impl Pixels {
+    pub(super) fn behind(is_compressed: bool) -> Self {
+        if is_compressed { Self::Chunks } else { Self::Behind }
+    }
+
+    /// Where the frames are; the segments, where it is they, by these mappings.
+    fn storage(self, mappings: &[Mapping]) -> Storage<'_> {
+        match self {
+            Self::Segments => Storage::Virtual(mappings),
+            Self::Behind => Storage::Behind,
+            Self::Chunks => Storage::Chunks,
+        }
+    }
 }
 
 /// What is known of a data set.
@@ -78,14 +95,11 @@ impl Content {
 
     /// The file `scan.nxs`; `None` if even its frames need too many mappings.
     pub(super) fn nexus(&self, pixels: Pixels) -> Option<Written> {
-        let frames = match pixels {
-            Pixels::Segments => Some(self.frame_mappings()?),
-            Pixels::Behind => None,
-        };
+        let mappings = if pixels == Pixels::Segments { self.frame_mappings()? } else { Vec::new() };
         let mut file = FileWriter::new();
         let positions = self.position_mappings(pixels);
         let has_positions = positions.is_some();
-        let data = self.frames(&mut file, frames.as_deref(), if has_positions { 1 } else { 2 });
+        let data = self.frames(&mut file, pixels.storage(&mappings), if has_positions { 1 } else { 2 });
         let instrument = self.instrument(&mut file, data, pixels, has_positions);
         let image = match positions {
             Some(mappings) => self.positions(&mut file, &mappings, &[("interpretation", "image".into())]),
@@ -121,7 +135,7 @@ impl Content {
         let mut file = FileWriter::new();
         let frames = match pixels {
             Pixels::Segments => None,
-            Pixels::Behind => Some((self.frames(&mut file, None, 1), self.flags(&mut file))),
+            _ => Some((self.frames(&mut file, pixels.storage(&[]), 1), self.flags(&mut file))),
         };
         let cube = self.positions(&mut file, &mappings, &[("units", "pixel intensity".into())]);
         let extents = [scan.shape.height, scan.shape.width, self.detector.height, self.detector.width];
@@ -153,9 +167,8 @@ impl Content {
     }
 
     /// The 3-D array `(frame, y, x)`.
-    fn frames(&self, file: &mut FileWriter, mappings: Option<&[Mapping]>, link_count: u32) -> Object {
+    fn frames(&self, file: &mut FileWriter, storage: Storage<'_>, link_count: u32) -> Object {
         let SigShape { height, width } = self.detector;
-        let storage = mappings.map_or(Storage::Behind, Storage::Virtual);
         file.array(&Array {
             element: Element::Pixel(self.pixel),
             shape: &[self.frame_count, height.into(), width.into()],
@@ -186,7 +199,7 @@ impl Content {
     fn instrument(&self, file: &mut FileWriter, data: Object, pixels: Pixels, has_positions: bool) -> Object {
         let bits = file.value(&Value::Int(8 * self.pixel.bytes() as i64), &[]);
         let mut links = vec![("data", data), ("bit_depth_readout", bits)];
-        links.extend((pixels == Pixels::Behind).then(|| ("frame_flags", self.flags(file))));
+        links.extend((pixels != Pixels::Segments).then(|| ("frame_flags", self.flags(file))));
         if let Some(scan) = self.scan.filter(|_| !has_positions && self.frame_count <= POSITIONS_MAX) {
             links.push(("scan_position", self.position_list(file, &scan)));
         }
@@ -308,7 +321,7 @@ impl Content {
             (mappings.len() <= MAPPINGS_MAX).then_some(())
         };
         match pixels {
-            Pixels::Behind => add(".", FRAMES, self.detector.region(), 0..self.frame_count, 0)?,
+            Pixels::Behind | Pixels::Chunks => add(".", FRAMES, self.detector.region(), 0..self.frame_count, 0)?,
             Pixels::Segments => {
                 for tile in &self.tiles {
                     for (segment, frames) in self.segments(tile)? {
