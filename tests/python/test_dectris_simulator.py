@@ -86,6 +86,27 @@ def test_both_streams(folder, dtype, compression, filters):
     scans.assert_same_frames(by_h5py(data, 0, COUNT), frames, 0)
 
 
+@pytest.mark.parametrize("kept", [True, False], ids=["kept", "decoded"])
+def test_replay(folder, kept):
+    """A recorded data set is sent again, by the other stream and coded otherwise: the same frames arrive."""
+    with simulator("--format", "legacy", "--dtype", "u32", "--compression", "bslz4") as (_, addresses):
+        again = [] if kept else ["--compress", "none"]
+        record(addresses["dectris1"].split(":")[1], lambda: None, folder / "first.ronchi", "--scan", "6x8", *again)
+    replay = ["--replay", folder / "first.ronchi", "--rate", 0, "--format", "legacy", "--compression", "lz4"]
+    command = [harness.ronchi_binary(), "simulate", "dectris", *replay, "--stream1", "127.0.0.1:0"]
+    with harness.Process(command) as process:
+        harness.until(lambda: "starting" in process.stdout(), 60, "it starts", alive=process)
+        assert "scan 6x8, detector 64x48 (uint32, lz4" in process.stdout()
+        port = re.search(r"dectris1://127.0.0.1:(\d+)", process.stdout()).group(1)
+        report = record(port, lambda: None, folder / "second.ronchi")
+    assert (report["state"], report["frames"]["durable"], report["gaps"]) == ("complete", COUNT, [])
+    first, second = (by_zarr(DataSet(folder / f"{name}.ronchi"), 0, COUNT) for name in ("first", "second"))
+    assert first.sum() > 100 * COUNT
+    scans.assert_same_frames(second, first, 0)
+    code, _, err = harness.ronchi("simulate", "dectris", "--replay", folder / "nothing.ronchi")
+    assert code != 0 and "cannot replay" in err
+
+
 def command(address, path, value=None):
     body = None if value is None else json.dumps({"value": value}).encode()
     request = urllib.request.Request(f"http://{address}/{path}", method="PUT", data=body)

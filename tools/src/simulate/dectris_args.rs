@@ -2,6 +2,7 @@
 
 use std::io::Write;
 use std::net::{Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::Result;
@@ -17,7 +18,7 @@ use super::dectris::{
 use super::fault::Fault;
 use super::synth::{Specimen, SynthPlan};
 
-/// Pretend to be a DECTRIS detector: send synthetic images as STREAM or STREAM2, at once or when told to by REST.
+/// Pretend to be a DECTRIS detector: send synthetic or recorded images as STREAM or STREAM2, at once or when told to by REST.
 #[derive(Debug, Clone, Args)]
 pub struct SimulateDectrisArgs {
     /// Which stream: legacy (STREAM), cbor (STREAM2), or both with the same images
@@ -32,6 +33,9 @@ pub struct SimulateDectrisArgs {
     /// Where STREAM2 listens, port 0 for any free one
     #[arg(long, value_name = "HOST:PORT", default_value_t = SocketAddr::from((Ipv4Addr::LOCALHOST, STREAM2_PORT)))]
     stream2: SocketAddr,
+    /// Send the frames of this data set, all of them there, instead of synthetic ones
+    #[arg(long, value_name = "NAME.ronchi", conflicts_with_all = ["scan", "detector", "dtype", "specimen", "counts"])]
+    replay: Option<PathBuf>,
     /// Scan rows and positions per row
     #[arg(long, value_name = "NYxNX", default_value = "256x256", value_parser = parse_shape)]
     scan: (u32, u32),
@@ -98,8 +102,12 @@ fn parse_appendix(text: &str) -> Result<Value, String> {
 impl SimulateDectrisArgs {
     /// Runs the simulator until it ends by itself or the process is told to.
     pub fn run(self) -> Result<()> {
-        let is_json = self.json;
+        let (is_json, replay) = (self.json, self.replay.clone());
         let plan = self.plan();
+        let plan = match replay {
+            Some(dataset) => plan.replaying(&dataset)?,
+            None => plan,
+        };
         let running = DectrisSimulator::start(plan.clone())?;
         let mut out = std::io::stdout().lock();
         if !is_json {
@@ -162,17 +170,19 @@ fn describe(plan: &DectrisSimulation, running: &Running) -> String {
     } else {
         "as fast as they are taken".to_owned()
     };
+    let what = match &plan.replay {
+        Some(dataset) => format!("frames of {}", dataset.display()),
+        None => format!("{} specimen, {} electrons per frame", images.specimen, images.dose),
+    };
     let mut text = format!(
-        "DECTRIS simulator\n  {} specimen, scan {}x{}, detector {}x{} ({}, {}, {}), {} electrons per frame\n  {supply}, {rate}\n",
-        images.specimen,
+        "DECTRIS simulator\n  {what}, scan {}x{}, detector {}x{} ({}, {}, {})\n  {supply}, {rate}\n",
         images.scan.height,
         images.scan.width,
         images.detector.height,
         images.detector.width,
         form.dtype.name(),
         form.compression.name(),
-        form.channels.join(" + "),
-        images.dose
+        form.channels.join(" + ")
     );
     for (name, scheme, endpoint) in
         [("STREAM: ", "dectris1", &running.stream1), ("STREAM2:", "dectris2", &running.stream2)]

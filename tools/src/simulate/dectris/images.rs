@@ -1,22 +1,21 @@
-//! Images ready to be sent: a scan drawn and compressed ahead of time, so that sending them is copying them.
+//! Images ready to be sent: a scan drawn, or read, and compressed ahead of time, so that sending them is copying them.
 //!
 //! # Invariants
-//! - I1: an image depends on the plan and its number only, however many threads draw.
+//! - I1: an image depends on the plan and its number only, however many threads prepare.
 //!
 //! # Limits
 //! Images are kept until they fill the memory of the plan, in whole rows of the scan where there is one; then they repeat.
 
-use std::io;
 use std::thread;
 
-use anyhow::{Result, ensure};
+use anyhow::{Result, anyhow, ensure};
 use md5::{Digest, Md5};
 use ronchi_pipeline::format::bslz4;
 use ronchi_pipeline::{ByteOrder, SigShape};
 
-use crate::simulate::synth::{SynthPlan, Synthesis};
+use super::supply::Supply;
 
-/// Images that are drawn before the memory is looked at again.
+/// Images that are prepared before the memory is looked at again.
 const BATCH: u64 = 256;
 /// Bytes of a block of framed LZ4, as recorded from detectors.
 const LZ4_BLOCK_BYTES: usize = 8192;
@@ -152,28 +151,28 @@ impl Image {
 
 /// The images of a scan.
 pub(super) struct Images {
-    synthesis: Synthesis,
+    supply: Supply,
     form: ImageForm,
     images: Vec<Image>,
 }
 
 impl Images {
-    /// Draws and compresses images until the scan is complete or `memory_max_bytes` are full.
-    pub(super) fn prepare(plan: SynthPlan, form: ImageForm, memory_max_bytes: usize) -> Result<Self> {
+    /// Draws, or reads, and compresses images until the scan is complete or `memory_max_bytes` are full.
+    pub(super) fn prepare(supply: Supply, form: ImageForm, memory_max_bytes: usize) -> Result<Self> {
         form.check()?;
-        let mut images = Self { synthesis: Synthesis::new(plan)?, form, images: Vec::new() };
-        let frame_count = images.synthesis.frame_count();
+        let row = supply.scan().width as usize;
+        let mut images = Self { supply, form, images: Vec::new() };
+        let frame_count = images.frame_count();
         let mut bytes = 0;
         while (images.images.len() as u64) < frame_count && bytes < memory_max_bytes {
             let first = images.images.len() as u64;
-            for image in images.draw(first, BATCH.min(frame_count - first))? {
+            for image in images.encode(first, BATCH.min(frame_count - first))? {
                 bytes += image.bytes();
                 if bytes <= memory_max_bytes || images.images.is_empty() {
                     images.images.push(image);
                 }
             }
         }
-        let row = plan.scan.width as usize;
         if (images.images.len() as u64) < frame_count && images.images.len() > row {
             images.images.truncate(images.images.len() / row * row);
         }
@@ -185,12 +184,12 @@ impl Images {
     }
 
     pub(super) fn shape(&self) -> SigShape {
-        self.synthesis.plan().detector
+        self.supply.detector()
     }
 
     /// Images of one scan.
     pub(super) fn frame_count(&self) -> u64 {
-        self.synthesis.frame_count()
+        self.supply.scan().position_count()
     }
 
     /// How many different images there are before they repeat.
@@ -208,50 +207,55 @@ impl Images {
         &self.images[(frame % self.distinct_count()) as usize]
     }
 
-    /// The image of a frame with big-endian pixels.
-    pub(super) fn big_endian(&self, frame: u64) -> Image {
-        self.encoder(ByteOrder::Big).image(frame % self.distinct_count())
+    /// The image of a frame with big-endian pixels; `None` where it would have to be read and cannot be.
+    pub(super) fn big_endian(&self, frame: u64) -> Option<Image> {
+        self.encoder(ByteOrder::Big).image(frame % self.distinct_count()).ok()
     }
 
     fn encoder(&self, order: ByteOrder) -> ImageEncoder<'_> {
         let counts = vec![0; self.shape().pixel_count() as usize];
-        ImageEncoder { images: self, order, counts, pixels: Vec::new(), compressor: bslz4::Compressor::default() }
+        let (read, pixels) = (Vec::new(), Vec::new());
+        ImageEncoder { images: self, order, read, counts, pixels, compressor: bslz4::Compressor::default() }
     }
 
-    /// Draws `count` images from `first` on, on all cores.
-    fn draw(&self, first: u64, count: u64) -> io::Result<Vec<Image>> {
-        let mut drawn: Vec<Option<Image>> = vec![None; count as usize]; // At most a batch.
+    /// Prepares `count` images from `first` on, on all cores.
+    fn encode(&self, first: u64, count: u64) -> Result<Vec<Image>> {
+        let mut ready: Vec<Option<Image>> = vec![None; count as usize]; // At most a batch.
         let workers = thread::available_parallelism().map_or(1, usize::from);
-        let share = drawn.len().div_ceil(workers).max(1);
-        thread::scope(|scope| -> io::Result<()> {
-            for (worker, part) in drawn.chunks_mut(share).enumerate() {
-                thread::Builder::new().name(format!("synth-{worker}")).spawn_scoped(scope, move || {
+        let share = ready.len().div_ceil(workers).max(1);
+        thread::scope(|scope| -> Result<()> {
+            let mut threads = Vec::new();
+            for (worker, part) in ready.chunks_mut(share).enumerate() {
+                let work = move || -> Result<()> {
                     let mut encoder = self.encoder(ByteOrder::Little);
                     for (frame, place) in (first + (worker * share) as u64..).zip(part) {
-                        *place = Some(encoder.image(frame));
+                        *place = Some(encoder.image(frame)?);
                     }
-                })?;
+                    Ok(())
+                };
+                threads.push(thread::Builder::new().name(format!("images-{worker}")).spawn_scoped(scope, work)?);
             }
-            Ok(())
+            threads.into_iter().try_for_each(|thread| thread.join().map_err(|_| anyhow!("preparing images failed"))?)
         })?;
-        Ok(drawn.into_iter().flatten().collect())
+        Ok(ready.into_iter().flatten().collect())
     }
 }
 
-/// Draws images one by one, with scratch of its own.
+/// Prepares images one by one, with scratch of its own.
 struct ImageEncoder<'a> {
     images: &'a Images,
     order: ByteOrder,
+    read: Vec<u8>,
     counts: Vec<u32>,
     pixels: Vec<u8>,
     compressor: bslz4::Compressor,
 }
 
 impl ImageEncoder<'_> {
-    fn image(&mut self, frame: u64) -> Image {
-        let Self { images, order, counts, pixels, compressor } = self;
+    fn image(&mut self, frame: u64) -> Result<Image> {
+        let Self { images, order, read, counts, pixels, compressor } = self;
         let ImageForm { dtype, compression, channels } = &images.form;
-        images.synthesis.draw(frame, counts);
+        images.supply.counts(frame, read, counts)?;
         let payload = |channel: &String, pixels: &mut Vec<u8>, compressor: &mut bslz4::Compressor| {
             write_pixels(counts.iter().map(|&count| in_channel(channel, count)), *dtype, *order, pixels);
             match compression {
@@ -272,7 +276,7 @@ impl ImageEncoder<'_> {
             image.single = Some(lz4_block(pixels));
         }
         image.hash = Md5::digest(image.single()).iter().map(|byte| format!("{byte:02x}")).collect();
-        image
+        Ok(image)
     }
 }
 
@@ -316,7 +320,7 @@ fn framed_lz4(pixels: &[u8], block_bytes: usize) -> Vec<u8> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::simulate::synth::Specimen;
+    use crate::simulate::synth::{Specimen, SynthPlan, Synthesis};
     use ronchi_pipeline::NavShape;
     use ronchi_pipeline::format::{bslz4::Bslz4, lz4};
 
@@ -325,6 +329,11 @@ mod tests {
     fn plan(rows: u32, dose: f64) -> SynthPlan {
         let scan = NavShape { height: rows, width: 30 };
         SynthPlan { scan, detector: SHAPE, dose, specimen: Specimen::Crystal, seed: 4 }
+    }
+
+    fn prepare(plan: SynthPlan, form: ImageForm, memory_max_bytes: usize) -> Images {
+        let supply = Supply::Drawn(Synthesis::new(plan).expect("plan"));
+        Images::prepare(supply, form, memory_max_bytes).expect("prepared")
     }
 
     fn form(dtype: Dtype, compression: Compression) -> ImageForm {
@@ -343,7 +352,7 @@ mod tests {
         let mut counts = vec![0; SHAPE.pixel_count() as usize];
         for compression in [Compression::None, Compression::Lz4, Compression::Bslz4] {
             for dtype in [Dtype::U8, Dtype::U16, Dtype::U32] {
-                let images = Images::prepare(plan, form(dtype, compression), 1 << 16).expect("prepared");
+                let images = prepare(plan, form(dtype, compression), 1 << 16);
                 let frame = images.distinct_count() - 1;
                 synthesis.draw(frame, &mut counts);
                 let want = |channel: &str, order: ByteOrder| {
@@ -372,7 +381,7 @@ mod tests {
                         "{channel} {dtype:?} {compression:?}"
                     );
                 }
-                let big = images.big_endian(frame);
+                let big = images.big_endian(frame).expect("drawn");
                 assert_eq!(decode(&big.channels()[0]), want("threshold_1", ByteOrder::Big));
                 let single = images.get(frame).single();
                 let mut pixels = vec![0; counts.len() * dtype.bytes()];
@@ -391,14 +400,13 @@ mod tests {
     #[test]
     fn memory_bounds_images() {
         let form = form(Dtype::U16, Compression::Bslz4);
-        let all = Images::prepare(plan(20, 100.0), form.clone(), 64 << 20).expect("prepared");
+        let all = prepare(plan(20, 100.0), form.clone(), 64 << 20);
         assert_eq!((all.distinct_count(), all.frame_count()), (600, 600));
-        let some =
-            Images::prepare(plan(20, 100.0), form.clone(), (all.mean_bytes() * 100.0) as usize).expect("prepared");
+        let some = prepare(plan(20, 100.0), form.clone(), (all.mean_bytes() * 100.0) as usize);
         assert_eq!(some.distinct_count() % 30, 0);
         assert!((60..=120).contains(&some.distinct_count()), "{}", some.distinct_count());
         assert_eq!(some.get(some.distinct_count() + 7), all.get(7));
-        let one = Images::prepare(plan(20, 100.0), form, 1).expect("prepared");
+        let one = prepare(plan(20, 100.0), form, 1);
         assert_eq!(one.distinct_count(), 1);
     }
 

@@ -33,8 +33,10 @@ mod series;
 mod settings;
 mod stream1;
 mod stream2;
+mod supply;
 
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
@@ -48,11 +50,12 @@ pub use series::HeaderDetail;
 
 use crate::simulate::fault::{Fault, FaultKind};
 use crate::simulate::push::Push;
-use crate::simulate::synth::SynthPlan;
+use crate::simulate::synth::{SynthPlan, Synthesis};
 use crate::simulate::tally::{SimulatorReport, Tally};
 use desk::Desk;
 use images::Images;
 use sender::Sender;
+use supply::{Recording, Supply};
 
 /// Port of STREAM of a real control unit.
 pub const STREAM1_PORT: u16 = 9999;
@@ -99,6 +102,8 @@ pub struct DectrisSimulation {
     pub images: SynthPlan,
     /// What images are.
     pub form: ImageForm,
+    /// Send the frames of this data set instead of drawn ones; see [`Self::replaying`].
+    pub replay: Option<PathBuf>,
     /// Which streams are used; with a REST interface, until a client changes it.
     pub format: StreamFormat,
     /// Where STREAM listens; port 0 for any free one.
@@ -135,6 +140,7 @@ impl DectrisSimulation {
         Self {
             images,
             form,
+            replay: None,
             format: StreamFormat::Cbor,
             stream1: any,
             stream2: any,
@@ -151,6 +157,23 @@ impl DectrisSimulation {
         }
     }
 
+    /// Sends the frames of a recorded data set instead of drawn ones, in their order; scan, detector and type of pixels become its
+    /// own. Errors: it cannot be read, has several tiles or floating-point pixels, or frames are missing.
+    pub fn replaying(mut self, dataset: &Path) -> Result<Self> {
+        let recording = Recording::open(dataset)?;
+        (self.images.scan, self.images.detector) = (recording.scan, recording.detector);
+        self.form.dtype = recording.dtype;
+        self.replay = Some(dataset.to_owned());
+        Ok(self)
+    }
+
+    fn supply(&self) -> Result<Supply> {
+        Ok(match &self.replay {
+            Some(dataset) => Supply::Recorded(Box::new(Recording::open(dataset)?)),
+            None => Supply::Drawn(Synthesis::new(self.images)?),
+        })
+    }
+
     fn check(&self) -> Result<()> {
         ensure!(
             self.rate_hz.is_finite() && (0.0..=1e6).contains(&self.rate_hz),
@@ -164,7 +187,7 @@ impl DectrisSimulation {
         self.faults.iter().try_for_each(|fault| fault.check(&FAULTS)).map_err(Error::msg)?;
         for kind in self.faults.iter().map(|fault| fault.kind) {
             let is_possible = match kind {
-                FaultKind::BigEndian => self.form.dtype != Dtype::U8,
+                FaultKind::BigEndian => self.form.dtype != Dtype::U8 && self.replay.is_none(),
                 FaultKind::ZeroHeader => self.form.compression == Compression::Bslz4,
                 FaultKind::WrongHash | FaultKind::SplitHeader => {
                     self.format != StreamFormat::Cbor || self.rest.is_some()
@@ -216,7 +239,7 @@ impl DectrisSimulator {
         let listener =
             plan.rest.map(|address| TcpListener::bind(address).with_context(|| format!("cannot listen on {address}")));
         let listener = listener.transpose()?;
-        let images = Images::prepare(plan.images, plan.form.clone(), plan.memory_max_bytes)?;
+        let images = Images::prepare(plan.supply()?, plan.form.clone(), plan.memory_max_bytes)?;
         let endpoint = |push: &Option<Push>| push.as_ref().map(|push| push.endpoint().to_owned());
         let mut running = Running {
             stream1: endpoint(&stream1),

@@ -168,7 +168,7 @@ impl<'a> Sender<'a> {
             Some(FaultKind::WrongSeries) => id = SeriesId { number: series.number + 1000, name: &other_name },
             Some(kind) => {
                 changed = match kind {
-                    FaultKind::BigEndian => images.big_endian(step.frame),
+                    FaultKind::BigEndian => images.big_endian(step.frame).unwrap_or_else(|| image.clone()),
                     _ => spoilt(image.clone(), kind),
                 };
                 image = &changed;

@@ -15,7 +15,7 @@ fn desk() -> Desk {
     let form = ImageForm { dtype: Dtype::U16, compression: Compression::Bslz4, channels };
     let rest = Some(SocketAddr::from(([127, 0, 0, 1], 0)));
     let plan = DectrisSimulation { rest, rate_hz: 500.0, ..DectrisSimulation::new(images, form) };
-    let images = Images::prepare(plan.images, plan.form.clone(), 1 << 20).expect("images");
+    let images = Images::prepare(plan.supply().expect("supply"), plan.form.clone(), 1 << 20).expect("images");
     Desk::new(&plan, &images)
 }
 
