@@ -34,7 +34,7 @@ const IMAGES_BYTES: usize = 16 << 20;
 /// Frames that are decoded from memory in turn, and that make a block of the reducer.
 const FRAMES_IN_MEMORY: usize = 64;
 /// Times they are gone through.
-const ROUNDS: u64 = 64;
+const ROUNDS: u64 = 256;
 /// How `ronchi record` writes, unless told otherwise.
 const BLOCK_BYTES: usize = 4 << 20;
 const WRITE_DEPTH: u32 = 16;
