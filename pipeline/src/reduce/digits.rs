@@ -8,9 +8,12 @@
 //! Processors multiply 16-bit integers four times as fast as they multiply numbers in double precision, and exactly.
 
 use super::mask::Mask;
+use super::partition::Partition;
 use super::rows::Rows;
 
 const DIGIT_BITS: u32 = 10;
+/// So few rows are faster row by row than as a partition.
+const FEW_ROWS: usize = 4;
 /// Digits of a coordinate.
 const DIGITS: usize = 2;
 /// The largest digit; the smallest is `1 - DIGIT_MAX`.
@@ -48,11 +51,13 @@ struct Digits {
 pub(super) struct FixedMasks {
     rows: Rows,
     columns: Vec<Digits>,
+    partition: Option<Partition>,
 }
 
 impl FixedMasks {
-    /// Of binary masks of one tile, for pixels of magnitude up to `pixel_max`.
-    pub(super) fn new(masks: &[(&Mask, Factor)], pixel_max: u32) -> Self {
+    /// Of binary masks of one tile, for pixels of magnitude up to `pixel_max`; `is_staged` says whether sixteen frames are brought side
+    /// by side anyway.
+    pub(super) fn new(masks: &[(&Mask, Factor)], pixel_max: u32, is_staged: bool) -> Self {
         let (mut columns, mut of_row, mut largest) = (Vec::new(), Vec::new(), Vec::new());
         for &(mask, factor) in masks {
             let (count, digit_max) = digits_of(mask, factor);
@@ -66,12 +71,23 @@ impl FixedMasks {
             let weighted = Weighted { mask, factor: Some(factor) };
             weighted.write(first, block, |_, _| 0, |number| digit(number, at));
         });
-        Self { rows, columns }
+        let is_worth_it = is_staged || rows.len() > FEW_ROWS;
+        Self { rows, columns, partition: is_worth_it.then(|| Partition::new(masks)).flatten() }
     }
 
     /// Rows of digits, to be multiplied with frames.
     pub(super) fn rows(&self) -> &Rows {
         &self.rows
+    }
+
+    /// The same columns as a partition, where there is one.
+    pub(super) fn partition(&self) -> Option<&Partition> {
+        self.partition.as_ref()
+    }
+
+    /// Number of columns.
+    pub(super) fn len(&self) -> usize {
+        self.columns.len()
     }
 
     /// Value of a column, from the sums of all rows.
@@ -156,7 +172,7 @@ mod tests {
     #[test]
     fn digits_are_exact() {
         let columns = vec![Digits { first: 0, count: DIGITS }];
-        let masks = FixedMasks { rows: Rows::new(0, 1, &[], |_, _, _| {}), columns };
+        let masks = FixedMasks { rows: Rows::new(0, 1, &[], |_, _, _| {}), columns, partition: None };
         for number in (0..1 << 16).chain([(1 << 19) - 1]) {
             let digits: [i128; DIGITS] = std::array::from_fn(|at| i128::from(digit(number, at)));
             assert!(digits.iter().all(|digit| (-511..=512).contains(digit)), "{number}: {digits:?}");

@@ -1,7 +1,8 @@
 //! The kernel for weighted sums of integer pixels: rows of small integer weights times many frames at a time.
 //!
 //! # Place in the path
-//! Called once per block by [`super::Reducer`], inside one dispatch on what the processor can do.
+//! Called by [`super::kernel`], inside one dispatch on what the processor can do, for the frames that [`super::lanes`] does not take:
+//! a few that are left over, and all where masks are no partition.
 //!
 //! # Invariants
 //! - I1: everything is an integer and in range, so sums are exact, in whatever order they are made.
@@ -24,7 +25,7 @@ use super::vector::{BLOCK_PIXELS, Block64, Lanes, Multiply, Wide, widen};
 pub(super) const OCTET: usize = 8;
 /// Chunks of one frame before the next frames have their turn: weights of as many should fit the second-level cache, and
 /// memory is read best in pieces of some KiB.
-pub(super) const CHUNKS: usize = 8;
+const CHUNKS: usize = 8;
 /// Frames whose sums are kept at a time.
 const FRAMES: usize = 32;
 /// Bytes of a cache line.
@@ -47,6 +48,8 @@ pub(super) trait Planes {
     const MAGNITUDE_MAX: u32;
 
     /// Decodes pixels of plane `plane`, lowest first; what the bytes do not reach is left as it is.
+    fn decode_shorts<const BIG: bool>(bytes: &[u8], plane: usize, pixels: &mut [u16]);
+    /// The same, [`Self::BIAS`] taken away.
     fn decode_plane<const BIG: bool>(bytes: &[u8], plane: usize, pixels: &mut [i16]);
 }
 
@@ -55,6 +58,13 @@ impl Planes for u8 {
     const COUNT: usize = 1;
     const BIAS: i64 = 0;
     const MAGNITUDE_MAX: u32 = 255;
+
+    #[inline(always)]
+    fn decode_shorts<const BIG: bool>(bytes: &[u8], _: usize, pixels: &mut [u16]) {
+        for (pixel, &byte) in pixels.iter_mut().zip(bytes) {
+            *pixel = u16::from(byte);
+        }
+    }
 
     #[inline(always)]
     fn decode_plane<const BIG: bool>(bytes: &[u8], _: usize, pixels: &mut [i16]) {
@@ -71,6 +81,13 @@ impl Planes for u16 {
     const MAGNITUDE_MAX: u32 = 1 << 15;
 
     #[inline(always)]
+    fn decode_shorts<const BIG: bool>(bytes: &[u8], _: usize, pixels: &mut [u16]) {
+        for (pixel, &bytes) in pixels.iter_mut().zip(bytes.as_chunks::<2>().0) {
+            *pixel = if BIG { u16::from_be_bytes(bytes) } else { u16::from_le_bytes(bytes) };
+        }
+    }
+
+    #[inline(always)]
     fn decode_plane<const BIG: bool>(bytes: &[u8], _: usize, pixels: &mut [i16]) {
         for (pixel, &bytes) in pixels.iter_mut().zip(bytes.as_chunks::<2>().0) {
             let value = if BIG { u16::from_be_bytes(bytes) } else { u16::from_le_bytes(bytes) };
@@ -84,6 +101,15 @@ impl Planes for u32 {
     const COUNT: usize = 2;
     const BIAS: i64 = 1 << 15;
     const MAGNITUDE_MAX: u32 = 1 << 15;
+
+    #[inline(always)]
+    fn decode_shorts<const BIG: bool>(bytes: &[u8], plane: usize, pixels: &mut [u16]) {
+        let shift = 16 * plane as u32;
+        for (pixel, &bytes) in pixels.iter_mut().zip(bytes.as_chunks::<4>().0) {
+            let value = if BIG { u32::from_be_bytes(bytes) } else { u32::from_le_bytes(bytes) };
+            *pixel = (value >> shift) as u16;
+        }
+    }
 
     #[inline(always)]
     fn decode_plane<const BIG: bool>(bytes: &[u8], plane: usize, pixels: &mut [i16]) {
@@ -169,14 +195,14 @@ impl Dots {
             let stack = Stack { positions, ..*stack };
             self.begin::<P>(rows, positions.len());
             for first in (0..rows.chunk_count()).step_by(CHUNKS) {
-                self.multiply_span::<P, BIG>(vector, rows, &stack, first, false);
+                self.multiply_span::<P, BIG>(vector, rows, &stack, first);
             }
             self.finish::<P>(rows, positions.len());
         }
     }
 
     /// Begins with at most [`FRAMES`] frames.
-    pub(super) fn begin<P: Planes>(&mut self, rows: &Rows, frame_count: usize) {
+    fn begin<P: Planes>(&mut self, rows: &Rows, frame_count: usize) {
         let count = frame_count.div_ceil(OCTET) * P::COUNT * rows.len() * OCTET;
         self.lanes.clear();
         self.lanes.resize(count, Lanes([0; 16]));
@@ -184,23 +210,20 @@ impl Dots {
         self.wide.resize(count, Block64([0; 8]));
     }
 
-    /// Multiplies [`CHUNKS`] chunks from `first` on with the frames that were begun with. With `is_near`, their bytes are in
-    /// the cache already, and those that follow are asked for.
+    /// Multiplies [`CHUNKS`] chunks from `first` on with the frames that were begun with.
     #[inline(always)]
-    pub(super) fn multiply_span<P: Planes, const BIG: bool>(
+    fn multiply_span<P: Planes, const BIG: bool>(
         &mut self,
         vector: impl Multiply,
         rows: &Rows,
         stack: &Stack<'_>,
         first: usize,
-        is_near: bool,
     ) {
         let chunks = first..rows.chunk_count().min(first + CHUNKS);
         let octets = stack.positions.len().div_ceil(OCTET);
         for octet in 0..octets {
             for chunk in chunks.clone() {
                 let next = match chunk + 1 < chunks.end {
-                    _ if is_near => (octet, chunk + CHUNKS),
                     true => (octet, chunk + 1),
                     false if octet + 1 < octets => (octet + 1, first),
                     false => (0, first + CHUNKS),
@@ -269,7 +292,7 @@ impl Dots {
     }
 
     /// Adds what is left in lanes, joins planes, and makes up for the bias.
-    pub(super) fn finish<P: Planes>(&mut self, rows: &Rows, frame_count: usize) {
+    fn finish<P: Planes>(&mut self, rows: &Rows, frame_count: usize) {
         for frame in 0..frame_count {
             for row in 0..rows.len() {
                 let total = (0..P::COUNT).map(|plane| {
@@ -396,8 +419,11 @@ mod tests {
     fn check<P: Planes>(region: Region, seed: u32, frame_count: usize, pixel: impl Fn(usize) -> u32) {
         let detector = SigShape { height: region.y + region.height, width: region.x + region.width };
         let some = mask(detector, region, |y, x| f64::from(u8::from((y * 7 + x + seed) % 5 < 2 || x == 0)));
-        let masks =
-            FixedMasks::new(&[(&some, Factor::One), (&some, Factor::Row), (&some, Factor::Column)], P::MAGNITUDE_MAX);
+        let masks = FixedMasks::new(
+            &[(&some, Factor::One), (&some, Factor::Row), (&some, Factor::Column)],
+            P::MAGNITUDE_MAX,
+            false,
+        );
         let pixel_count = region.pixel_count() as usize;
         let pixels: Vec<u32> = (0..frame_count * pixel_count).map(pixel).collect();
         let bytes: Vec<u8> = pixels.iter().flat_map(|pixel| pixel.to_be_bytes()[4 - P::BYTES..].to_vec()).collect();

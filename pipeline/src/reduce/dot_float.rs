@@ -18,18 +18,21 @@
 //! Rows that have weights in most pixels of their blocks are multiplied along pixels, four rows with a few frames at a time, so
 //! that loads do not limit. Of rows with few (rings of a radial profile), single pixels are listed, and eight
 //! frames lie side by side in a register: every listed pixel costs one multiplication for eight frames. More frames would meet in
-//! the same sets of the first-level cache, because frames of common sizes are multiples of 4 KiB apart.
+//! the same sets of the first-level cache, because frames of common sizes are multiples of 4 KiB apart. Integer pixels of sixteen frames
+//! are copied together first, for all that [`super::lanes`] makes of them ([`ListedSums`]).
 
+mod listed;
 mod pieces;
 mod rows;
 
 use super::dot::{OCTET, Stack};
 use super::exact::Exact;
 use super::vector::Multiply;
+pub(super) use listed::ListedSums;
 pub(super) use pieces::Singles;
 use pieces::{Ahead, Piece, Pieces, Place, Room, largest_bits};
 pub(super) use rows::FloatRows;
-use rows::{Aligned, Group, Way};
+use rows::{Aligned, Group, LISTED_STEP, Way};
 
 /// Pixels of a block.
 const BLOCK_PIXELS: usize = 8;
@@ -110,13 +113,19 @@ impl FloatDots {
         self.totals.clear();
     }
 
-    /// Multiplies all rows with all frames of a stack, which come after those multiplied before.
+    /// Sets the sum of a listed row over a frame.
+    fn set_total(&mut self, frame: usize, row: usize, total: f64) {
+        self.totals[frame * self.row_count + row] = total;
+    }
+
+    /// Multiplies all rows, or all but the listed ones, with all frames of a stack, which come after those multiplied before.
     #[inline(always)]
     pub(super) fn multiply<P: Singles, const BIG: bool>(
         &mut self,
         vector: impl Multiply,
         rows: &FloatRows,
         stack: &Stack<'_>,
+        with_listed: bool,
     ) {
         if rows.len() == 0 {
             return;
@@ -129,7 +138,9 @@ impl FloatDots {
             self.listed.resize(octets * P::PLANES * rows.len(), [0.0; OCTET]);
             for chunk in 0..rows.chunk_count() {
                 for octet in 0..octets {
-                    self.multiply_chunk::<P, BIG>(vector, rows, &stack, (octet, chunk));
+                    let place = Place { octet, chunk };
+                    let listed = if with_listed { rows.listed_groups(chunk) } else { &[] };
+                    self.multiply_chunk::<P, BIG>(vector, rows, &stack, place, listed);
                 }
             }
             self.finish::<P>(rows, positions.len());
@@ -142,20 +153,22 @@ impl FloatDots {
         vector: impl Multiply,
         rows: &FloatRows,
         stack: &Stack<'_>,
-        (octet, chunk): (usize, usize),
+        place: Place,
+        listed: &[Group],
     ) {
+        let Place { octet, chunk } = place;
         let groups = rows.groups(chunk);
-        if groups.is_empty() {
+        let along = &groups[..groups.len() - rows.listed_groups(chunk).len()];
+        if along.is_empty() && listed.is_empty() {
             return;
         }
         let (has_fours, has_ones) =
-            (groups.iter().any(|group| group.count > 1), groups.iter().any(|group| group.count == 1));
-        let (place, count) = (Place { octet, chunk }, stack.positions.len() - octet * OCTET);
+            (along.iter().any(|group| group.count > 1), along.iter().any(|group| group.count == 1));
+        let count = stack.positions.len() - octet * OCTET;
         let first_row = |plane: usize| (octet * P::PLANES + plane) * rows.len();
         let mut used = 0;
-        let along_count = groups.partition_point(|group| group.way != Way::Listed);
-        for batch in 0..along_count.div_ceil(NEAR_GROUPS).max(1) {
-            let groups = &groups[batch * NEAR_GROUPS..along_count.min((batch + 1) * NEAR_GROUPS)];
+        for batch in 0..along.len().div_ceil(NEAR_GROUPS).max(1) {
+            let groups = &along[batch * NEAR_GROUPS..along.len().min((batch + 1) * NEAR_GROUPS)];
             for first in (0..OCTET).step_by(ABREAST) {
                 if batch == 0 && (P::IS_ODD || !place.is_whole::<P>(stack)) {
                     used |= self.take_rooms::<P, BIG>(stack, place, first);
@@ -175,9 +188,9 @@ impl FloatDots {
                 }
             }
         }
-        if has_ones {
+        if has_ones || !listed.is_empty() {
             let ahead = if has_fours { Ahead::default() } else { place.ahead::<P, _>(rows, stack, OCTET) };
-            self.multiply_octet::<P, BIG>(vector, rows, stack, (place, used), ahead);
+            self.multiply_octet::<P, BIG>(vector, rows, stack, (place, used), (along, listed), ahead);
         }
         if !self.odd.is_empty() {
             self.add_odd(rows, groups, first_row(0));
@@ -192,12 +205,11 @@ impl FloatDots {
         rows: &FloatRows,
         stack: &Stack<'_>,
         (place, used): (Place, u32),
+        (along, listed): (&[Group], &[Group]),
         mut ahead: Ahead<'_, OCTET>,
     ) {
-        let groups = rows.groups(place.chunk);
         let first_row = |plane: usize| (place.octet * P::PLANES + plane) * rows.len();
         let pieces = Pieces::<P, BIG, OCTET>::new(stack, place, 0, (&self.rooms, used));
-        let (along, listed) = groups.split_at(groups.partition_point(|group| group.way != Way::Listed));
         for plane in 0..P::PLANES {
             for group in along.iter().filter(|group| group.count == 1) {
                 let sums = &mut self.along[(first_row(plane) + group.rows[0] as usize) * OCTET..][..OCTET];
@@ -482,14 +494,12 @@ impl<P: Singles, const BIG: bool> Pieces<'_, P, BIG, OCTET> {
 #[inline(always)]
 fn multiply_listed<V: Multiply>(vector: V, entries: &[u16], weights: &[f64], lanes: &Lanes, sums: &mut [f64; OCTET]) {
     let (mut even, mut odd) = (vector.eight(&[0.0; OCTET]), vector.eight(&[0.0; OCTET]));
-    let (pairs, rest) = entries.as_chunks::<2>();
-    let weight_pairs = weights.as_chunks::<2>().0;
-    for (&[a, b], &[first, second]) in pairs.iter().zip(weight_pairs) {
+    let weights = weights.as_chunks::<LISTED_STEP>().0;
+    for (&[a, b, c, d], &[first, second, third, fourth]) in entries.as_chunks::<LISTED_STEP>().0.iter().zip(weights) {
         even = vector.add_eight(even, lanes.of(a), first);
         odd = vector.add_eight(odd, lanes.of(b), second);
-    }
-    for (&a, &weight) in rest.iter().zip(&weights[2 * pairs.len()..]) {
-        even = vector.add_eight(even, lanes.of(a), weight);
+        even = vector.add_eight(even, lanes.of(c), third);
+        odd = vector.add_eight(odd, lanes.of(d), fourth);
     }
     vector.fold_eight(even, sums);
     vector.fold_eight(odd, sums);

@@ -101,8 +101,8 @@ impl Floats {
         let stack = Stack { bytes: frames.bytes, frame_bytes: frames.frame_bytes(), positions: taken };
         self.dots.clear(&plan.floats);
         match plan.pixel.order {
-            ByteOrder::Little => self.dots.multiply::<f32, false>(vector, &plan.floats, &stack),
-            ByteOrder::Big => self.dots.multiply::<f32, true>(vector, &plan.floats, &stack),
+            ByteOrder::Little => self.dots.multiply::<f32, false>(vector, &plan.floats, &stack, true),
+            ByteOrder::Big => self.dots.multiply::<f32, true>(vector, &plan.floats, &stack, true),
         }
         if !plan.accumulators.is_empty() || !plan.segments.is_empty() {
             self.reduce_rows(plan, frames, taken, patterns);

@@ -163,6 +163,11 @@ impl Patterns {
         self.frame_count
     }
 
+    /// Whether anything is accumulated pixel by pixel.
+    pub(super) fn has_pixels(&self) -> bool {
+        self.sum.is_some() || self.squares.is_some() || self.max.is_some() || self.min.is_some()
+    }
+
     /// NaN pixels seen, which maximum and minimum ignore.
     pub fn nan_count(&self) -> u64 {
         self.nan_count

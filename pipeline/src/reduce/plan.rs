@@ -252,7 +252,7 @@ impl ReducePlan {
             columns_of_row: (0..region.height as usize).map(columns_of).collect(),
             segments,
             extras,
-            fixed: FixedMasks::new(&fixed, magnitude_max(pixel.kind)),
+            fixed: FixedMasks::new(&fixed, magnitude_max(pixel.kind), needs_all),
             floats: FloatRows::of(&floats, region),
             places,
             homes: Vec::new(),

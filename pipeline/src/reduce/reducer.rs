@@ -276,3 +276,6 @@ impl Reducer {
         self.patterns.frame_count
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -10,7 +10,7 @@
 //! tokens of `pulp`. AVX-512 with VNNI multiplies, adds the pair and adds to the sum in one instruction: the compiler
 //! makes that of the two where the token allows it.
 
-use pulp::cast;
+pub(super) use pulp::cast;
 
 /// Pixels in a block: one register of the widest kind.
 pub(super) const BLOCK_PIXELS: usize = 32;
@@ -36,7 +36,7 @@ pub(super) type Wide = Block64<i64>;
 /// Vector instructions of one kind of processor.
 ///
 /// A lane takes at most four products per block, so sums stay in range while `4 * blocks * |pixel| * |weight| <= 2^31`.
-pub(super) trait Multiply: Copy {
+pub(super) trait Multiply: Packed {
     /// Sums in a register.
     type Sums: Copy;
     /// Whether there are registers for the sums of two rows and eight frames; half as many frames otherwise.
@@ -81,6 +81,8 @@ pub(super) trait Multiply: Copy {
     fn eight(self, numbers: &[f64; 8]) -> Self::Eight;
     /// Adds eight numbers times one, each product rounded once with its sum.
     fn add_eight(self, sums: Self::Eight, numbers: &[f32; 8], weight: f64) -> Self::Eight;
+    /// The same of eight unsigned integers.
+    fn add_eight_shorts(self, sums: Self::Eight, numbers: &[u16; 8], weight: f64) -> Self::Eight;
     /// Adds to eight sums.
     fn fold_eight(self, numbers: Self::Eight, into: &mut [f64; 8]);
     /// Turns rows into columns.
@@ -226,6 +228,11 @@ impl Multiply for Plain {
     }
 
     #[inline(always)]
+    fn add_eight_shorts(self, sums: [f64; 8], numbers: &[u16; 8], weight: f64) -> [f64; 8] {
+        std::array::from_fn(|lane| f64::from(numbers[lane]).mul_add(weight, sums[lane]))
+    }
+
+    #[inline(always)]
     fn fold_eight(self, numbers: [f64; 8], into: &mut [f64; 8]) {
         into.iter_mut().zip(numbers).for_each(|(into, number)| *into += number);
     }
@@ -242,8 +249,10 @@ impl Multiply for Plain {
     }
 }
 
+mod packed;
 #[cfg(target_arch = "x86_64")]
 mod x86;
+pub(super) use packed::{Bytes, Packed, place_of, transpose};
 #[cfg(target_arch = "x86_64")]
 pub(super) use x86::{Avx2, Vnni};
 

@@ -12,6 +12,9 @@ pub(super) enum Way {
     Listed,
 }
 
+/// Pixels of a list that are multiplied in one step. Lists of as many steps follow each other, so that where they end comes as no surprise.
+pub(super) const LISTED_STEP: usize = 4;
+
 /// Aligned like a register, so that none is loaded from two cache lines.
 #[repr(align(32))]
 #[derive(Debug, Clone, Copy)]
@@ -95,8 +98,11 @@ impl FloatRows {
             for way in [Way::Single, Way::Double, Way::Listed] {
                 let rows = (0..row_count).filter(|&row| made.ways[row] == way);
                 let with_weights = |row| Some((row as u32, chunk_of(row, first))).filter(|(_, part)| has_weights(part));
-                let rows: Vec<(u32, Weights)> = rows.filter_map(with_weights).collect();
+                let mut rows: Vec<(u32, Weights)> = rows.filter_map(with_weights).collect();
                 let together = if way == Way::Listed { 1 } else { GROUP_ROWS };
+                if way == Way::Listed {
+                    rows.sort_by_key(|(_, part)| listed_count(part).div_ceil(LISTED_STEP));
+                }
                 rows.chunks(together).for_each(|rows| made.add_group(way, rows));
             }
             made.starts.push(made.groups.len());
@@ -114,10 +120,7 @@ impl FloatRows {
             (Way::Listed, _) => self.listed.len(),
         };
         if way == Way::Listed {
-            for (at, &weight) in (0..).zip(&rows[0].1).filter(|&(_, &weight)| weight != 0.0) {
-                self.entries.push(at);
-                self.listed.push(weight);
-            }
+            self.list(&rows[0].1);
         } else {
             for block in 0..CHUNK_BLOCKS {
                 let mut four = [[0.0; BLOCK_PIXELS]; GROUP_ROWS];
@@ -133,6 +136,19 @@ impl FloatRows {
         numbers.iter_mut().zip(rows).for_each(|(number, &(row, _))| *number = row);
         let entries = (first, self.entries.len() as u32);
         self.groups.push(Group { way, rows: numbers, count: rows.len(), entries, weights: weights as u32 });
+    }
+
+    /// Lists pixels with weights; the last one again, without weight, to whole steps.
+    fn list(&mut self, part: &Weights) {
+        let mut last = 0;
+        for (at, &weight) in (0..).zip(part).filter(|&(_, &weight)| weight != 0.0) {
+            self.entries.push(at);
+            self.listed.push(weight);
+            last = at;
+        }
+        let missing = listed_count(part).next_multiple_of(LISTED_STEP) - listed_count(part);
+        self.entries.extend(std::iter::repeat_n(last, missing));
+        self.listed.extend(std::iter::repeat_n(0.0, missing));
     }
 
     fn add_block(&mut self, way: Way, count: usize, four: &[[f64; BLOCK_PIXELS]; GROUP_ROWS]) {
@@ -160,6 +176,18 @@ impl FloatRows {
         &self.groups[self.starts[chunk]..self.starts[chunk + 1]]
     }
 
+    /// Those of listed rows.
+    #[inline(always)]
+    pub(super) fn listed_groups(&self, chunk: usize) -> &[Group] {
+        let groups = self.groups(chunk);
+        &groups[groups.partition_point(|group| group.way != Way::Listed)..]
+    }
+
+    /// Numbers of the chunks that listed rows have pixels of.
+    pub(in super::super) fn listed_chunks(&self) -> impl Iterator<Item = u32> {
+        (0..self.chunk_count()).filter(|&chunk| !self.listed_groups(chunk).is_empty()).map(|chunk| chunk as u32)
+    }
+
     #[inline(always)]
     pub(super) fn entries(&self, group: &Group) -> &[u16] {
         &self.entries[group.entries.0 as usize..group.entries.1 as usize]
@@ -169,7 +197,11 @@ impl FloatRows {
     pub(super) fn weight(&self, group: &Group, number: usize, pixel: usize) -> f64 {
         let (wanted, lane) =
             if group.way == Way::Listed { (pixel, 0) } else { (pixel / BLOCK_PIXELS, pixel % BLOCK_PIXELS) };
-        let Ok(at) = self.entries(group).binary_search(&(wanted as u16)) else { return 0.0 };
+        let entries = self.entries(group);
+        let at = entries.partition_point(|&entry| usize::from(entry) < wanted);
+        if entries.get(at) != Some(&(wanted as u16)) {
+            return 0.0;
+        }
         let at = group.weights as usize + at;
         match (group.way, group.count) {
             (Way::Single, 1) => f64::from(self.single[at].0[lane]),
@@ -181,6 +213,10 @@ impl FloatRows {
     }
 }
 
+fn listed_count(part: &Weights) -> usize {
+    part.iter().filter(|&&weight| weight != 0.0).count()
+}
+
 fn has_weights(part: &[f64]) -> bool {
     part.iter().any(|&weight| weight != 0.0)
 }
@@ -188,6 +224,5 @@ fn has_weights(part: &[f64]) -> bool {
 /// Pixels of a chunk that have weights, and those of all blocks that have any.
 fn fill_of(part: &Weights) -> (usize, usize) {
     let blocks = part.as_chunks::<BLOCK_PIXELS>().0.iter().filter(|block| has_weights(&block[..]));
-    let used = part.iter().filter(|&&weight| weight != 0.0).count();
-    (used, blocks.count() * BLOCK_PIXELS)
+    (listed_count(part), blocks.count() * BLOCK_PIXELS)
 }

@@ -16,7 +16,7 @@ impl<P: Singles, V: Multiply> pulp::NullaryFnOnce for Work<'_, P, V> {
     #[inline(always)]
     fn call(self) {
         self.dots.clear(self.rows);
-        self.dots.multiply::<P, true>(self.vector, self.rows, &self.stack);
+        self.dots.multiply::<P, true>(self.vector, self.rows, &self.stack, true);
     }
 }
 

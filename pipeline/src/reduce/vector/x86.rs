@@ -1,7 +1,7 @@
 //! [`Multiply`] with the vector instructions of x86-64.
 
 use super::*;
-use core::arch::x86_64::{__m128, __m256, __m256d, __m256i, __m512, __m512d, __m512i};
+use core::arch::x86_64::{__m128, __m128i, __m256, __m256d, __m256i, __m512, __m512d, __m512i};
 
 pulp::simd_type! {
     /// AVX2.
@@ -196,6 +196,16 @@ impl Multiply for Avx2 {
     }
 
     #[inline(always)]
+    fn add_eight_shorts(self, sums: [__m256d; 2], numbers: &[u16; 8], weight: f64) -> [__m256d; 2] {
+        let [low, high]: [__m128i; 2] = cast(self.avx2._mm256_cvtepu16_epi32(cast(*numbers)));
+        let weight = self.avx._mm256_set1_pd(weight);
+        [
+            self.fma._mm256_fmadd_pd(self.avx._mm256_cvtepi32_pd(low), weight, sums[0]),
+            self.fma._mm256_fmadd_pd(self.avx._mm256_cvtepi32_pd(high), weight, sums[1]),
+        ]
+    }
+
+    #[inline(always)]
     fn fold_eight(self, [low, high]: [__m256d; 2], into: &mut [f64; 8]) {
         let [a, b]: [__m256d; 2] = cast(*into);
         *into = cast([self.avx._mm256_add_pd(a, low), self.avx._mm256_add_pd(b, high)]);
@@ -325,6 +335,12 @@ impl Multiply for Vnni {
     #[inline(always)]
     fn add_eight(self, sums: __m512d, numbers: &[f32; 8], weight: f64) -> __m512d {
         let numbers = self.avx512f._mm512_cvtps_pd(cast(*numbers));
+        self.avx512f._mm512_fmadd_pd(numbers, self.avx512f._mm512_set1_pd(weight), sums)
+    }
+
+    #[inline(always)]
+    fn add_eight_shorts(self, sums: __m512d, numbers: &[u16; 8], weight: f64) -> __m512d {
+        let numbers = self.avx512f._mm512_cvtepi32_pd(self.avx2._mm256_cvtepu16_epi32(cast(*numbers)));
         self.avx512f._mm512_fmadd_pd(numbers, self.avx512f._mm512_set1_pd(weight), sums)
     }
 
