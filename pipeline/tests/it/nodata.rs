@@ -139,7 +139,8 @@ proptest! {
         let bits: Vec<u32> = (0..case.data.detector.pixel_count()).map(|_| [0, 1, 1 << 31, 6][dice.roll(4) as usize]).collect();
         if !has_value {
             // Another value in place of the one that says so, so that only masked pixels have no data.
-            case.data.frames.iter_mut().flatten().filter(|pixel| **pixel == value).for_each(|pixel| *pixel = (value - 1.0).max(1.0));
+            let other = if value > 1.0 { value - 1.0 } else { 2.0 };
+            case.data.frames.iter_mut().flatten().filter(|pixel| **pixel == value).for_each(|pixel| *pixel = other);
         }
         let mut marked = case.data.clone();
         for frame in &mut marked.frames {
