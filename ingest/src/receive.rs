@@ -46,6 +46,16 @@ pub trait Register: Sync {
 
     /// The series has ended on this link: all its blocks were handed on.
     fn end(&self, link: u32, end: Arc<End>);
+
+    /// Whether this series is to end now, while the loop goes on. Asked once per block.
+    fn is_cut(&self, _series: &Series) -> bool {
+        false
+    }
+
+    /// Whether the source is to be left alone for now: no series is waited for.
+    fn is_resting(&self, _link: u32) -> bool {
+        false
+    }
 }
 
 /// Why a series cannot be received.
@@ -86,6 +96,10 @@ pub fn receive(
     let mut series_count = 0;
     let mut last_error = String::new();
     while !link.is_stopped() && series_max.is_none_or(|max| series_count < max) {
+        if register.is_resting(link.id) {
+            std::thread::sleep(POLL);
+            continue;
+        }
         match source.begin(Instant::now() + POLL) {
             Ok(Begin::Waiting) => {}
             Ok(Begin::Series(announced)) => {
@@ -100,9 +114,12 @@ pub fn receive(
                     Err(refused) => return Err(refused.into()),
                 };
                 LinkCounters::add(&link.fan_out.counters.series, 1);
-                let end = Arc::new(receive_series(source, link, series)?);
-                link.fan_out.end(&end)?;
+                let end = receive_series(source, link, register, series)?;
+                let is_cut = register.is_cut(&end.series);
                 register.end(link.id, end);
+                if is_cut {
+                    stop(source, link.id);
+                }
                 series_count += 1;
             }
             Err(error) if series_max.is_some() && error.is_refusal() => return Err(ReceiveError::Detector(error)),
@@ -116,12 +133,17 @@ pub fn receive(
             }
         }
     }
-    if link.is_stopped()
-        && let Err(error) = source.stop()
-    {
-        tracing::warn!(link = link.id, "{error}; the detector may still be acquiring");
+    if link.is_stopped() {
+        stop(source, link.id);
     }
     Ok(series_count)
+}
+
+/// Tells a detector that was started from here to stop.
+fn stop(source: &mut dyn Source, link: u32) {
+    if let Err(error) = source.stop() {
+        tracing::warn!(link, "{error}; the detector may still be acquiring");
+    }
 }
 
 impl Link<'_> {
@@ -147,11 +169,17 @@ impl Link<'_> {
         BlockMut::new(self.slot(), Arc::clone(series), first)
     }
 
-    fn hand_on(&self, block: BlockMut) -> Result<(), WriterGone> {
+    /// Where blocks of this series go: without recording, the writer is left out.
+    fn fan_out_of(&self, series: &Series) -> FanOut {
+        let raw = self.fan_out.raw.clone().filter(|_| series.is_recorded);
+        FanOut { raw, ..self.fan_out.clone() }
+    }
+
+    fn hand_on(&self, fan_out: &FanOut, block: BlockMut) -> Result<(), WriterGone> {
         let Some(block) = block.seal() else { return Ok(()) };
         fault::pass(Stage::Receive);
         let started = Instant::now();
-        let result = self.fan_out.block(block);
+        let result = fan_out.block(block);
         self.count_wait(started);
         result
     }
@@ -161,8 +189,14 @@ impl Link<'_> {
     }
 }
 
-fn receive_series(source: &mut dyn Source, link: &Link<'_>, series: Arc<Series>) -> Result<End, WriterGone> {
-    link.fan_out.begin(&series)?;
+fn receive_series(
+    source: &mut dyn Source,
+    link: &Link<'_>,
+    register: &dyn Register,
+    series: Arc<Series>,
+) -> Result<Arc<End>, WriterGone> {
+    let fan_out = link.fan_out_of(&series);
+    fan_out.begin(&series)?;
     let counters = Arc::clone(&link.fan_out.counters);
     let mut arrivals = Arrivals::new(series.announced.frame_count);
     let mut block = link.open(&series, 0);
@@ -171,7 +205,7 @@ fn receive_series(source: &mut dyn Source, link: &Link<'_>, series: Arc<Series>)
         let mut filling = Filling { block: &mut block, arrivals: &mut arrivals, counters: &counters };
         let next = match source.fill(&mut filling, deadline) {
             Ok(Fill::End(reason)) => break reason,
-            Ok(_) if link.is_stopped() => break EndReason::Interrupted,
+            Ok(_) if link.is_stopped() || register.is_cut(&series) => break EndReason::Interrupted,
             Ok(Fill::Paused) if block.present_count() == 0 => continue,
             Ok(Fill::Paused | Fill::Full) => arrivals.next(),
             Ok(Fill::Elsewhere(frame)) => frame,
@@ -180,11 +214,13 @@ fn receive_series(source: &mut dyn Source, link: &Link<'_>, series: Arc<Series>)
                 break EndReason::Disconnected;
             }
         };
-        link.hand_on(block)?;
+        link.hand_on(&fan_out, block)?;
         block = link.open(&series, next);
     };
-    link.hand_on(block)?;
-    Ok(finish(series, reason, arrivals, &counters))
+    link.hand_on(&fan_out, block)?;
+    let end = Arc::new(finish(series, reason, arrivals, &counters));
+    fan_out.end(&end)?;
+    Ok(end)
 }
 
 fn finish(series: Arc<Series>, reason: EndReason, arrivals: Arrivals, counters: &LinkCounters) -> End {

@@ -17,11 +17,11 @@ use ronchi_config::{Compress, Plan};
 use ronchi_ingest::{Refused, Register};
 use ronchi_pipeline::reduce::{Conditions, Footprint, LiveImages, PlanError, ReducePlan, Reduction};
 use ronchi_pipeline::{Announcement, Encoding, End, Layout, LinkCounters, Region, Scan, Series};
-use ronchi_sinks::http::Control;
 use ronchi_sinks::live::{self, Board, StageGuard};
 use ronchi_sinks::storage::{DataSet, NewDataSet, Space, StorageError, TileEnd, Wanted, tile_bytes};
 
 use crate::pictures::Images;
+use crate::recording::Next;
 use crate::summary::Counts;
 
 /// Links of one detector begin together; one that has not joined so long after another has ended will not come.
@@ -47,6 +47,8 @@ pub(crate) struct Acquisition {
     /// The plan's, for pixels of which the detector says what it says.
     conditions: Conditions,
     finishing: AtomicBool,
+    /// Set to end its series: nothing more of it is received.
+    pub cut: AtomicBool,
     /// Held by whoever reduces frames from disk: nobody else may reduce the same ones.
     pub filling: Mutex<()>,
     parts: Mutex<Vec<Option<Part>>>,
@@ -91,6 +93,11 @@ impl Acquisition {
         self.lock().get(link as usize)?.as_ref().map(|part| Arc::clone(&part.reduce))
     }
 
+    /// Whether somebody has stopped it.
+    pub(crate) fn is_cut(&self) -> bool {
+        self.cut.load(Ordering::Acquire)
+    }
+
     /// Whether the finisher has it.
     pub(crate) fn is_finishing(&self) -> bool {
         self.finishing.load(Ordering::Acquire)
@@ -119,20 +126,20 @@ impl Acquisition {
 
 /// All running acquisitions of a receiver.
 pub(crate) struct Acquisitions {
-    plan: Plan,
+    pub(crate) plan: Plan,
     /// What is computed from every frame; at first what is planned.
     reductions: Mutex<Vec<Reduction>>,
     /// How often that list has changed.
     changes: AtomicU64,
-    /// Whether the first data set must be called exactly as planned, and must not exist.
-    exact_name: bool,
-    board: Arc<Board>,
+    /// How the next series is taken; changed only while `beginning` is held.
+    next: Mutex<Next>,
+    pub(crate) board: Arc<Board>,
     counters: Vec<Arc<LinkCounters>>,
     running: Mutex<Vec<Arc<Acquisition>>>,
     /// `None` once no more can be finished.
     finish: Mutex<Option<Sender<Arc<Acquisition>>>>,
-    /// Acquisitions begun; held while one begins, so that two links cannot both create it.
-    beginning: Mutex<u64>,
+    /// Held while an acquisition begins, so that two links cannot both create it.
+    pub(crate) beginning: Mutex<()>,
 }
 
 impl Acquisitions {
@@ -146,7 +153,13 @@ impl Acquisitions {
     ) -> Self {
         let (running, finish) = (Mutex::default(), Mutex::new(Some(finish)));
         let (reductions, changes) = (Mutex::new(plan.reductions.clone()), AtomicU64::new(0));
-        Self { plan, reductions, changes, exact_name, board, counters, running, finish, beginning: Mutex::new(0) }
+        let (next, beginning) = (Mutex::new(Next::planned(&plan, exact_name)), Mutex::default());
+        Self { plan, reductions, changes, next, board, counters, running, finish, beginning }
+    }
+
+    /// How the next series is taken.
+    pub(crate) fn next(&self) -> MutexGuard<'_, Next> {
+        self.next.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn running(&self) -> MutexGuard<'_, Vec<Arc<Acquisition>>> {
@@ -163,7 +176,8 @@ impl Acquisitions {
         self.running().clone()
     }
 
-    fn reductions(&self) -> MutexGuard<'_, Vec<Reduction>> {
+    /// What is computed from every frame.
+    pub(crate) fn reductions(&self) -> MutexGuard<'_, Vec<Reduction>> {
         self.reductions.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -313,12 +327,12 @@ impl Acquisitions {
         self.plan.links.iter().map(|link| link.region.unwrap_or(announced.region)).collect()
     }
 
-    fn create(&self, begun: u64, link: u32, announced: &Announcement) -> Result<Arc<Acquisition>, Refused> {
+    fn create(&self, next: &Next, link: u32, announced: &Announcement) -> Result<Arc<Acquisition>, Refused> {
         if let [stage, ..] = self.board.fallen()[..] {
             return Err(refused(format!("the {stage} has panicked: the receiver begins nothing any more")));
         }
         let id = *uuid::Uuid::new_v4().as_bytes();
-        let scan = self.plan.conditions.scan_of(self.plan.scan.scan(announced.scan));
+        let scan = self.plan.conditions.scan_of(next.scan.scan(announced.scan));
         let scan = scan.map_err(|error| refused(error.to_string()))?;
         let regions = self.regions(announced);
         let Announcement { frame_count, detector, pixel, .. } = *announced;
@@ -328,12 +342,14 @@ impl Acquisitions {
         let footprint = Footprint::with_conditions(&reductions, detector, pixel, positions, regions.len(), &conditions);
         let footprint = footprint.map_err(|error| refused(error.to_string()))?;
         self.check_images(positions, footprint)?;
-        self.check_space(announced, scan, &regions, footprint.stored_bytes)?;
+        if next.is_recorded {
+            self.check_space(announced, scan, &regions, footprint.stored_bytes)?;
+        }
         let images =
             LiveImages::with_conditions(&reductions, scan, frame_count, detector, pixel, &regions, &conditions)
                 .map_err(|error| refused(error.to_string()))?;
-        let mut series = self.series(id, link, announced.clone(), self.recorded(scan))?;
-        let data_set = self.data_set(begun, &mut series, self.recorded(scan), &regions)?;
+        let mut series = self.series((id, next.is_recorded), link, announced.clone(), self.recorded(scan))?;
+        let data_set = self.data_set(next, &mut series, self.recorded(scan), &regions)?;
         let acquisition = Arc::new(Acquisition {
             id,
             name: series.name,
@@ -343,6 +359,7 @@ impl Acquisitions {
             first: announced.clone(),
             conditions,
             finishing: AtomicBool::new(false),
+            cut: AtomicBool::new(false),
             filling: Mutex::new(()),
             parts: Mutex::new(vec![None; self.plan.links.len()]),
         });
@@ -378,7 +395,7 @@ impl Acquisitions {
         let (data, limits) = (&self.plan.data, &self.plan.limits);
         let reserve_bytes = limits.reserve_bytes.unwrap_or(0); // Resolved when the receiver started.
         let disks = if data.volumes.is_empty() { std::slice::from_ref(&data.directory) } else { &data.volumes[..] };
-        let Some(space) = Space::over(disks, reserve_bytes).filter(|_| data.record) else { return Ok(()) };
+        let Some(space) = Space::over(disks, reserve_bytes) else { return Ok(()) };
         let row = scan.map(|scan| scan.shape.width);
         let is_packed = limits.compress == Compress::Lz4 || announced.encoding != Encoding::Raw;
         let bytes_of = |frame_count: Option<u64>| {
@@ -426,18 +443,18 @@ impl Acquisitions {
         self.board.begin(shown);
     }
 
-    /// Names the series and creates its data set: the planned name, or the next free one with a number.
+    /// Names the series and creates its data set: the name as it is, or the next free one with a number.
     fn data_set(
         &self,
-        begun: u64,
+        next: &Next,
         series: &mut Series,
         scan: Option<Scan>,
         regions: &[Region],
     ) -> Result<Option<DataSet>, Refused> {
-        let planned = &self.plan.data;
+        let (planned, name, begun) = (&self.plan.data, &next.name, next.begun);
         for number in begun..begun + NUMBERS_TRIED {
-            series.name = if number == 0 { planned.name.clone() } else { format!("{}_{number:04}", planned.name) };
-            if !planned.record {
+            series.name = if number == 0 { name.clone() } else { format!("{name}_{number:04}") };
+            if !next.is_recorded {
                 return Ok(None);
             }
             let new = NewDataSet {
@@ -451,19 +468,19 @@ impl Acquisitions {
             };
             match DataSet::create(&planned.directory, &new) {
                 Ok(data_set) => return Ok(Some(data_set)),
-                Err(StorageError::Exists { .. }) if !(self.exact_name && begun == 0) => {}
+                Err(StorageError::Exists { .. }) if !(next.is_exact && begun == 0) => {}
                 Err(error) => {
                     let is_taken = matches!(error, StorageError::Exists { .. });
                     return Err(Refused { is_taken, ..refused(error.to_string()) });
                 }
             }
         }
-        Err(refused(format!("no free name like {}_0001 in {}", planned.name, planned.directory.display())))
+        Err(refused(format!("no free name like {name}_0001 in {}", planned.directory.display())))
     }
 
     fn series(
         &self,
-        acquisition: [u8; 16],
+        (acquisition, is_recorded): ([u8; 16], bool),
         link: u32,
         announced: Announcement,
         scan: Option<Scan>,
@@ -479,7 +496,6 @@ impl Acquisitions {
         })?;
         let link_count = self.plan.links.len() as u32;
         let (name, scan) = (String::new(), scan.map(|scan| scan.shape));
-        let is_recorded = self.plan.data.record;
         Ok(Series { acquisition, name, link, link_count, announced, scan, layout, is_recorded })
     }
 
@@ -493,7 +509,8 @@ impl Acquisitions {
         let reduce = self.board.update_id(&acquisition.id, images).flatten();
         let reduce = reduce.ok_or_else(|| refused("too many series began at once".to_owned()))?;
         let reduce = reduce.map_err(|error| refused(error.to_string()))?;
-        let mut series = self.series(acquisition.id, link, announced, self.recorded(acquisition.scan))?;
+        let identity = (acquisition.id, acquisition.data_set.is_some());
+        let mut series = self.series(identity, link, announced, self.recorded(acquisition.scan))?;
         series.name.clone_from(&acquisition.name);
         let series = Arc::new(series);
         let part = Part {
@@ -510,26 +527,6 @@ impl Acquisitions {
     }
 }
 
-impl Control for Acquisitions {
-    fn reductions(&self) -> serde_json::Value {
-        Self::reductions(self).iter().map(Reduction::to_json).collect()
-    }
-
-    /// An entry of nothing but a name stays as it is.
-    fn change_reductions(&self, list: &serde_json::Value) -> Result<(), String> {
-        let Some(entries) = list.as_array() else { return Err("expected an array of reductions".into()) };
-        let present = Self::reductions(self).clone();
-        let reduction = |(at, entry): (usize, &serde_json::Value)| {
-            let name = entry.as_object().filter(|entry| entry.len() == 1).and_then(|entry| entry.get("name"));
-            let kept = name.and_then(|name| present.iter().find(|reduction| name == reduction.name()));
-            let wanted = kept.cloned().map_or_else(|| Reduction::from_json(entry), Ok);
-            wanted.map_err(|error| format!("[{at}]: {error}"))
-        };
-        let list = entries.iter().enumerate().map(reduction).collect::<Result<Vec<_>, _>>()?;
-        Self::change_reductions(self, list)
-    }
-}
-
 impl Register for Acquisitions {
     fn begin(&self, link: u32, announced: Announcement) -> Result<Arc<Series>, Refused> {
         let joinable = |acquisition: &&Arc<Acquisition>| {
@@ -539,13 +536,14 @@ impl Register for Acquisitions {
                 && acquisition.lock().get(link as usize).is_some_and(Option::is_none)
         };
         self.check(link, &announced)?;
-        let mut beginning = self.beginning.lock().unwrap_or_else(PoisonError::into_inner);
+        let _beginning = self.beginning.lock().unwrap_or_else(PoisonError::into_inner);
         let known = self.running().iter().find(joinable).cloned();
         let acquisition = match known {
             Some(acquisition) => acquisition,
             None => {
-                let acquisition = self.create(*beginning, link, &announced)?;
-                *beginning += 1;
+                let next = self.next().clone();
+                let acquisition = self.create(&next, link, &announced)?;
+                self.next().begun += 1;
                 self.running().push(Arc::clone(&acquisition));
                 acquisition
             }
@@ -564,6 +562,14 @@ impl Register for Acquisitions {
             });
         }
         self.finish_when_whole(&id);
+    }
+
+    fn is_cut(&self, series: &Series) -> bool {
+        self.find(&series.acquisition).is_some_and(|acquisition| acquisition.is_cut())
+    }
+
+    fn is_resting(&self, link: u32) -> bool {
+        Self::is_resting(self, link)
     }
 }
 

@@ -22,6 +22,7 @@ mod progress;
 pub mod receiver;
 pub mod record;
 mod recorded;
+mod recording;
 mod reducers;
 pub mod repair;
 mod repeats;

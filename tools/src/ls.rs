@@ -1,16 +1,13 @@
 //! `ronchi ls`: the data sets of a directory, one line each, from their small files alone.
 
 use std::fmt::Write as _;
-use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use crate::output::{note_line, say, say_line};
-use anyhow::{Context, Result};
+use anyhow::Result;
 use clap::Args;
-use ronchi_pipeline::Gaps;
-use ronchi_pipeline::format::{Manifest, Progress};
-use ronchi_sinks::storage::{Condition, Reader, StorageError, look_at};
+use ronchi_sinks::storage::{Facts, data_sets_in, is_data_set};
 use serde::Serialize;
 
 /// Options of `ronchi ls`.
@@ -42,29 +39,6 @@ enum Content {
     Broken { error: String },
 }
 
-/// What is known of a data set without looking at its frames.
-#[derive(Debug, Serialize)]
-struct Facts {
-    name: String,
-    state: Condition,
-    /// `(ny, nx)`.
-    scan: Option<[u32; 2]>,
-    /// `(height, width)`.
-    detector: [u32; 2],
-    /// NumPy name.
-    pixel: String,
-    tiles: usize,
-    /// Frames of which every tile is durable, at most.
-    durable: u64,
-    /// `None` while an open-ended run goes on.
-    announced: Option<u64>,
-    /// Frames of which some tile is not there, as far as is known.
-    missing: u64,
-    /// Bytes of durable pixels.
-    bytes: u64,
-    created: String,
-}
-
 impl LsArgs {
     /// Lists; exit code 1 if a data set could not be read. Errors: the directory cannot be listed.
     pub fn run(self) -> Result<ExitCode> {
@@ -82,67 +56,16 @@ impl LsArgs {
 }
 
 fn list(dir: &Path) -> Result<Vec<Entry>> {
-    let is_data_set = |path: &Path| path.extension().is_some_and(|extension| extension == "ronchi") && path.is_dir();
-    let mut paths = Vec::new();
-    if is_data_set(dir) {
-        paths.push(dir.to_owned());
-    } else {
-        for entry in fs::read_dir(dir).with_context(|| format!("cannot list {}", dir.display()))? {
-            let path = entry.with_context(|| format!("cannot list {}", dir.display()))?.path();
-            paths.extend(Some(path).filter(|path| is_data_set(path)));
-        }
-    }
+    let mut paths = if is_data_set(dir) { vec![dir.to_owned()] } else { data_sets_in(dir)? };
     paths.sort();
     let entry = |path: PathBuf| {
-        let content = match facts(&path) {
+        let content = match Facts::of(&path) {
             Ok(facts) => Content::DataSet(facts),
             Err(error) => Content::Broken { error: error.to_string() }, // It says its own cause.
         };
         Entry { path, content }
     };
     Ok(paths.into_iter().map(entry).collect())
-}
-
-fn facts(path: &Path) -> Result<Facts, StorageError> {
-    let (manifest, state) = look_at(path)?;
-    let reader = Reader::open(path)?;
-    let mut durable = Vec::new();
-    let (mut bytes, mut missing) = (0_u64, 0);
-    for tile in reader.tiles() {
-        let progress = match reader.progress(tile.id) {
-            Err(_) if !state.is_finished() => None, // It has only just begun.
-            progress => Some(progress?),
-        };
-        let count = progress.as_ref().map_or(0, |progress: &Progress| progress.durable_count);
-        bytes = bytes.saturating_add(count.saturating_mul(tile.array.layout.frame_bytes));
-        missing = progress.map_or(0, |progress| progress.missing).max(missing);
-        durable.push(count);
-    }
-    let tiles = manifest.detector.tiles.len();
-    let is_whole = durable.len() == tiles;
-    Ok(Facts {
-        state,
-        scan: manifest.scan.map(|scan| scan.shape),
-        detector: manifest.detector.shape,
-        tiles,
-        durable: durable.into_iter().min().filter(|_| is_whole).unwrap_or(0),
-        announced: manifest.frame_count,
-        missing: if state.is_finished() { listed(&manifest) } else { missing },
-        bytes,
-        name: manifest.name,
-        pixel: manifest.detector.pixel,
-        created: manifest.created,
-    })
-}
-
-/// Frames that lack a tile, by the manifest's lists; where they are cut, those of the worst tile at least.
-fn listed(manifest: &Manifest) -> u64 {
-    let mut all = Gaps::default();
-    for gap in manifest.gaps.iter().flat_map(|gaps| &gaps.ranges) {
-        all.insert(gap.first..gap.first.saturating_add(gap.count), gap.reason);
-    }
-    let worst = manifest.gaps.iter().map(|gaps| gaps.frame_count).max().unwrap_or(0);
-    worst.max(all.frame_count())
 }
 
 const HEAD: [&str; 9] = ["NAME", "STATE", "SCAN", "DETECTOR", "TYPE", "DURABLE/FRAMES", "MISSING", "SIZE", "CREATED"];
@@ -230,6 +153,7 @@ pub(crate) fn human_bytes(bytes: u64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use ronchi_sinks::storage::Condition;
 
     /// Sizes keep three figures, also where rounding reaches the next unit.
     #[test]
@@ -253,6 +177,7 @@ mod tests {
     fn a_broken_data_set_does_not_spoil_the_columns() {
         let facts = Facts {
             name: "a".into(),
+            uuid: "0c7b1b2e-0000-4000-8000-000000000000".into(),
             state: Condition::Complete,
             scan: Some([256, 256]),
             detector: [512, 512],

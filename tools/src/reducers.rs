@@ -44,7 +44,7 @@ pub(crate) struct Shared {
     pub acquisitions: Arc<Acquisitions>,
     /// Where results go.
     pub board: Arc<Board>,
-    /// Whether frames are recorded at the same time.
+    /// Whether frames can be recorded at the same time.
     pub(crate) is_recording: bool,
     /// Counters of each link.
     pub counters: Vec<Arc<LinkCounters>>,
@@ -107,7 +107,7 @@ impl Reducers {
 impl Shared {
     /// Frames came compressed and do not decode. Of a recording the writer counts them, which looks at every frame.
     fn note_damaged(&self, series: &Series, counters: &LinkCounters, count: u64) {
-        if count == 0 || self.is_recording {
+        if count == 0 || series.is_recorded {
             return;
         }
         let before = counters.damaged_frames.fetch_add(count, Ordering::Relaxed);

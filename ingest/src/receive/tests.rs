@@ -244,3 +244,35 @@ fn an_unwilling_detector() {
         assert_eq!(running.join().expect("no panic").expect("no error"), 0);
     });
 }
+
+/// Cuts every series after its first block.
+#[derive(Default)]
+struct Cutting(Registrar);
+
+impl Register for Cutting {
+    fn begin(&self, link: u32, announced: Announcement) -> Result<Arc<Series>, Refused> {
+        self.0.begin(link, announced)
+    }
+
+    fn end(&self, link: u32, end: Arc<End>) {
+        self.0.end(link, end);
+    }
+
+    fn is_cut(&self, _: &Series) -> bool {
+        true
+    }
+}
+
+/// A series that is cut ends with what has come, its rest is a gap, and the loop goes on.
+#[test]
+fn a_series_can_be_cut() {
+    let pool = Pool::new(4, 4096 + 24).expect("pool");
+    let (registrar, stop) = (Cutting::default(), AtomicBool::new(false));
+    let fan_out = FanOut { raw: None, live: None, counters: Arc::default() };
+    let link = Link { id: 0, pool, fan_out, seal_after: Duration::ZERO, stop: &stop };
+    let script: Vec<Option<FrameIndex>> = (0..10).map(Some).collect();
+    let mut source = Scripted { announced: Some(10), script: script.into_iter(), pending: None, began: false };
+    assert_eq!(receive(&mut source, &link, &registrar, Some(1)).expect("no error"), 1);
+    let end = registrar.0.0.lock().expect("not poisoned").pop().expect("one end");
+    assert_eq!((end.reason, end.received_count, end.gaps.frame_count()), (EndReason::Interrupted, 4, 6));
+}

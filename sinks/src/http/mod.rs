@@ -13,11 +13,14 @@
 //! [`HttpError`] leaves [`HttpServer::spawn`]. Requests end in JSON errors that never contain a path of this machine.
 
 mod answer;
+mod asked;
+mod control;
+mod datasets;
 mod frame;
 mod live;
 mod page;
 mod routes;
 mod server;
 
-pub use routes::Control;
+pub use control::{Control, ControlError, Recording, Start};
 pub use server::{HttpError, HttpLimits, HttpServer};

@@ -4,19 +4,21 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::SystemTime;
 
-use axum::extract::rejection::{JsonRejection, QueryRejection};
+use axum::extract::rejection::QueryRejection;
 use axum::extract::{Path, Query, Request, State};
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
-use axum::routing::get;
+use axum::routing::{MethodRouter, get};
 use axum::{Json, Router};
 use serde::Deserialize;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 
 use super::answer::{Budget, Refusal, held, png};
+use super::asked::BODY_BYTES_MAX;
+use super::control::Control;
 use super::frame::{Wanted, Which};
-use super::{live, page};
+use super::{control, datasets, live, page};
 use crate::live::{
     Acquisition, Board, ColourMap, Component, ImageHeader, Message, Plane, Precision, Status, Stretch, is_vector, npy,
     snapshot, snapshot_bytes,
@@ -24,23 +26,10 @@ use crate::live::{
 use crate::metrics::{CONTENT_TYPE, Metrics};
 use crate::time::epoch_ns;
 
-/// Largest request body that is not refused at once; one route reads one.
-const BODY_BYTES_MAX: u64 = 64 << 10;
-
-/// What can be changed while a receiver runs.
-pub trait Control: Send + Sync {
-    /// What is computed from every frame: an array of `{"name", "kind", ...parameters}`.
-    fn reductions(&self) -> serde_json::Value;
-
-    /// Computes another list from now on, in the same form. An error says what is wrong with it, and then nothing has
-    /// changed.
-    fn change_reductions(&self, list: &serde_json::Value) -> Result<(), String>;
-}
-
 /// What all requests share.
 pub(super) struct Site {
     pub(super) board: Arc<Board>,
-    control: Option<Arc<dyn Control>>,
+    pub(super) control: Option<Arc<dyn Control>>,
     metrics: Metrics,
     pub(super) budget: Budget,
     /// Places for clients of the live stream.
@@ -65,28 +54,38 @@ impl Site {
 
 /// All routes.
 pub(super) fn router(site: Arc<Site>) -> Router {
-    Router::new()
-        .route("/", get(page::index))
-        .route("/{file}", get(page::file))
-        .route("/healthz", get(healthz))
-        .route("/metrics", get(metrics_text))
-        .route("/api/v1/status", get(status))
-        .route("/api/v1/acq/{id}/result/{name}", get(result))
-        .route("/api/v1/acq/{id}/frame/{which}", get(frame))
-        .route("/api/v1/live", get(live::live))
-        .route("/api/v1/reductions", get(reductions).put(change_reductions))
-        .fallback(async || Refusal::new(StatusCode::NOT_FOUND, "nothing here: see / for what there is"))
+    let routes = routes().into_iter().fold(Router::new(), |router, (path, methods)| router.route(path, methods));
+    routes
+        .fallback(async || Refusal::new(StatusCode::NOT_FOUND, "nothing here: see /api/v1/openapi.json"))
         .method_not_allowed_fallback(async || {
-            Refusal::new(StatusCode::METHOD_NOT_ALLOWED, "only GET and HEAD; PUT of /api/v1/reductions")
+            Refusal::new(StatusCode::METHOD_NOT_ALLOWED, "this route does not have this method")
         })
         .layer(from_fn_with_state(Arc::clone(&site), guard))
         .with_state(site)
 }
 
+/// Every path with what it answers to; the OpenAPI document has the same.
+fn routes() -> Vec<(&'static str, MethodRouter<Arc<Site>>)> {
+    vec![
+        ("/", get(page::index)),
+        ("/{file}", get(page::file)),
+        ("/healthz", get(healthz)),
+        ("/metrics", get(metrics_text)),
+        ("/api/v1/status", get(status)),
+        ("/api/v1/acq/{id}/result/{name}", get(result)),
+        ("/api/v1/acq/{id}/frame/{which}", get(frame)),
+        ("/api/v1/live", get(live::live)),
+        ("/api/v1/reductions", get(control::reductions).put(control::change_reductions)),
+        ("/api/v1/recording", get(control::recording).post(control::change_recording)),
+        ("/api/v1/datasets", get(datasets::list)),
+        ("/api/v1/datasets/{name}", get(datasets::one)),
+    ]
+}
+
 /// Refuses requests that a page from elsewhere may have caused, and marks every answer.
 async fn guard(State(site): State<Arc<Site>>, request: Request, next: Next) -> Response {
     let stream = &site.board.stream;
-    let mut response = match check(request.headers()) {
+    let mut response = match check(&request) {
         Ok(()) => {
             stream.http_requests.fetch_add(1, Ordering::Relaxed);
             next.run(request).await
@@ -107,7 +106,11 @@ async fn guard(State(site): State<Arc<Site>>, request: Request, next: Next) -> R
     response
 }
 
-fn check(headers: &HeaderMap) -> Result<(), Refusal> {
+fn check(request: &Request) -> Result<(), Refusal> {
+    let headers = request.headers();
+    if !request.method().is_safe() {
+        check_origin(headers)?;
+    }
     let mut hosts = headers.get_all(header::HOST).iter();
     let host = hosts.next().and_then(|host| host.to_str().ok());
     let Some(host) = host.filter(|_| hosts.next().is_none()) else {
@@ -117,7 +120,7 @@ fn check(headers: &HeaderMap) -> Result<(), Refusal> {
         return Err(Refusal::new(StatusCode::FORBIDDEN, "Host must be localhost, 127.0.0.1 or [::1]"));
     }
     let length = headers.get(header::CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse().ok());
-    if headers.contains_key(header::TRANSFER_ENCODING) || length.unwrap_or(0) > BODY_BYTES_MAX {
+    if headers.contains_key(header::TRANSFER_ENCODING) || length.unwrap_or(0) > BODY_BYTES_MAX as u64 {
         return Err(Refusal::new(
             StatusCode::PAYLOAD_TOO_LARGE,
             "requests have a short body of known length here, or none",
@@ -156,29 +159,6 @@ async fn metrics_text(State(site): State<Arc<Site>>) -> impl IntoResponse {
 
 async fn status(State(site): State<Arc<Site>>) -> Json<Status> {
     Json(Status::of(&site.board, SystemTime::now()))
-}
-
-async fn reductions(State(site): State<Arc<Site>>) -> Result<Json<serde_json::Value>, Refusal> {
-    Ok(Json(site.control()?.reductions()))
-}
-
-/// A page from elsewhere cannot send this: JSON and PUT need its consent asked first, which nothing here answers.
-async fn change_reductions(
-    State(site): State<Arc<Site>>,
-    headers: HeaderMap,
-    list: Result<Json<serde_json::Value>, JsonRejection>,
-) -> Result<Json<serde_json::Value>, Refusal> {
-    check_origin(&headers)?;
-    let Json(list) = list.map_err(|rejection| Refusal::new(rejection.status(), rejection.body_text()))?;
-    let control = site.control()?;
-    control.change_reductions(&list).map_err(|error| Refusal::new(StatusCode::UNPROCESSABLE_ENTITY, error))?;
-    Ok(Json(control.reductions()))
-}
-
-impl Site {
-    fn control(&self) -> Result<Arc<dyn Control>, Refusal> {
-        self.control.clone().ok_or_else(|| Refusal::new(StatusCode::NOT_FOUND, "nothing can be changed here"))
-    }
 }
 
 #[derive(Debug, Default, Deserialize)]

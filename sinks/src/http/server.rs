@@ -18,8 +18,9 @@ use ronchi_pipeline::fault::{self, Stage};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 
+use super::control::Control;
 use super::live::CLIENTS_MAX;
-use super::routes::{self, Control, Site};
+use super::routes::{self, Site};
 use crate::live::Board;
 use crate::priority::stand_back;
 

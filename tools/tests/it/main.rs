@@ -2,6 +2,7 @@
 
 mod data_sets;
 mod full_disk;
+mod recording;
 mod replay;
 mod reprocess;
 mod simulate;

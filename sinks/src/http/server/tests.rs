@@ -3,6 +3,7 @@ use std::net::TcpStream;
 use std::time::SystemTime;
 
 use super::*;
+use crate::http::{ControlError, Recording, Start};
 use crate::live::testing::{FakePicture, acquisition, images, same};
 use crate::live::{Kind, Precision, Status, Wiring, unframe};
 
@@ -136,7 +137,7 @@ fn hostile_requests_are_refused() {
     assert_eq!(send("GET / HTTP/1.1\nconnection: close\n\n").0, 400);
     assert_eq!(send("GET / HTTP/1.1\nhost: localhost\nhost: evil.example\nconnection: close\n\n").0, 400);
     let (status, _, body) = send("POST /api/v1/status HTTP/1.1\nhost: localhost\nconnection: close\n\n");
-    assert_eq!((status, error_of(&body).as_str()), (405, "only GET and HEAD; PUT of /api/v1/reductions"));
+    assert_eq!((status, error_of(&body).as_str()), (405, "this route does not have this method"));
     // A page from elsewhere can send plain text without asking; JSON it cannot.
     let put = |kind: &str| {
         send(&format!(
@@ -167,6 +168,76 @@ fn hostile_requests_are_refused() {
     assert_eq!(get(&server, "/nowhere").0, 404);
     assert_eq!(get(&server, "/healthz").0, 200);
     assert!(board.stream.http_refused.load(Ordering::Relaxed) >= 5);
+}
+
+/// A receiver that can only be started.
+#[derive(Default)]
+struct Fake(std::sync::Mutex<Option<Start>>);
+
+impl Control for Fake {
+    fn reductions(&self) -> serde_json::Value {
+        serde_json::json!([])
+    }
+
+    fn change_reductions(&self, list: &serde_json::Value) -> Result<(), String> {
+        list.is_array().then_some(()).ok_or_else(|| "expected an array".to_owned())
+    }
+
+    fn recording(&self) -> Recording {
+        let name = self.0.lock().expect("not poisoned").as_ref().and_then(|start| start.name.clone());
+        Recording {
+            recording: name.is_some(),
+            can: vec!["start"],
+            name: name.unwrap_or_default(),
+            scan: None,
+            links: Vec::new(),
+            why_not: None,
+        }
+    }
+
+    fn start_recording(&self, wanted: &Start) -> Result<(), ControlError> {
+        *self.0.lock().expect("not poisoned") = Some(wanted.clone());
+        Ok(())
+    }
+
+    fn stop_recording(&self) -> Result<(), ControlError> {
+        Err(ControlError::NotNow("nothing is recorded".to_owned()))
+    }
+}
+
+/// Bodies are JSON of a bounded depth with known fields; what fits is done, and what does not says why.
+#[test]
+fn bodies_are_checked() {
+    let (board, control) = (Board::new(Wiring::default()), Arc::new(Fake::default()));
+    let server = HttpServer::spawn(board, Some(control), ([127, 0, 0, 1], 0).into(), HttpLimits::default());
+    let server = server.expect("server");
+    let post = |body: &str| {
+        let length = body.len();
+        let head = format!(
+            "POST /api/v1/recording HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json; charset=utf-8\r\n\
+             content-length: {length}\r\nconnection: close\r\n\r\n{body}"
+        );
+        let (status, _, body) = raw(&server, head.as_bytes());
+        (status, serde_json::from_slice::<serde_json::Value>(&body).expect("JSON"))
+    };
+    let (status, state) = post(r#"{"action": "start", "name": "gold", "scan": [4, 5]}"#);
+    assert_eq!((status, &state["name"], &state["recording"]), (200, &"gold".into(), &true.into()));
+    assert_eq!(post(r#"{"action": "stop"}"#).0, 409);
+    for (body, status) in [
+        ("", 400),
+        ("{", 400),
+        ("[]", 422),
+        (r#"{"action": "pause"}"#, 422),
+        (r#"{"action": "stop", "now": true}"#, 422),
+        (r#"{"action": "start", "scan": [4]}"#, 422),
+        (r#"{"action": "start", "scan": [-4, 4]}"#, 422),
+        (r#"{"action": "start", "scan": [4, 1e99]}"#, 422),
+    ] {
+        assert_eq!(post(body).0, status, "{body}");
+    }
+    let bomb = "[".repeat(60_000);
+    assert_eq!(post(&bomb), (400, serde_json::json!({"status": 400, "error": "JSON nested deeper than 32"})));
+    assert_eq!(get(&server, "/api/v1/datasets").2, b"[]");
 }
 
 /// A client that sends its headers too slowly, or none, is disconnected.
