@@ -171,8 +171,12 @@ impl Plan {
     }
 
     fn check_live(&self, found: &mut Vec<Finding>) {
-        if let Some(http) = self.live.http.filter(|http| !http.ip().is_loopback()) {
-            found.push(("live.http".to_owned(), format!("{http} is not a loopback address")));
+        if let Some(http) = self.live.http.filter(|&http| !self.live.may_listen_on(http)) {
+            let message = format!(
+                "{http} is reached by other machines, unencrypted; use 127.0.0.1 or [::1] and a tunnel, or \
+                 insecure_listen = true"
+            );
+            found.push(("live.http".to_owned(), message));
         }
         if let Some(zmq) = &self.live.zmq {
             found.extend(parse_live_endpoint(zmq).err().map(|e| ("live.zmq".to_owned(), e.expected)));

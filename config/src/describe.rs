@@ -78,10 +78,23 @@ impl Plan {
         }
         let results: Vec<&str> = self.reductions.iter().map(Reduction::name).collect();
         writeln!(out, "results   {}", results.join(", "))?;
+        self.write_live(out)?;
+        self.write_limits(out)
+    }
+
+    fn write_live(&self, out: &mut String) -> fmt::Result {
         writeln!(out, "live zmq  {}", self.live.zmq.as_deref().unwrap_or("off"))?;
         let http = self.live.http.map_or("off".to_owned(), |address| format!("http://{address}"));
         writeln!(out, "live http {http}, update every {} ms", self.live.update_interval.as_millis())?;
-        self.write_limits(out)
+        match &self.live.auth {
+            _ if self.live.http.is_none() => {}
+            Some(auth) => writeln!(out, "access    by tokens of {}", auth.tokens.display())?,
+            None => writeln!(out, "access    whoever reaches it may do everything")?,
+        }
+        match self.live.http.filter(|http| !http.ip().is_loopback()) {
+            Some(_) => writeln!(out, "INSECURE  other machines reach it, and nothing is encrypted"),
+            None => Ok(()),
+        }
     }
 
     fn nodata_text(&self) -> Option<String> {

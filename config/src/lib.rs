@@ -28,8 +28,8 @@ mod value;
 
 pub use dectris::{DectrisCompression, DectrisControlPlan, DectrisTrigger, HeaderDetail, TriggerPer, parse_control};
 pub use plan::{
-    Compress, DataPlan, DectrisStream, Limits, LinkPlan, LivePlan, MerlinControlPlan, MerlinTrigger, Plan, Recipe,
-    ScanPlan, SourcePlan,
+    AuthPlan, Compress, DataPlan, DectrisStream, Limits, LinkPlan, LivePlan, MerlinControlPlan, MerlinTrigger, Plan,
+    Recipe, ScanPlan, SourcePlan,
 };
 pub use problem::{Error, Problem, Problems, ValueError};
 pub use value::{

@@ -215,15 +215,44 @@ pub struct Recipe {
 pub struct LivePlan {
     /// ZMQ XPUB endpoint; `None` = no stream.
     pub zmq: Option<String>,
-    /// HTTP listener; `None` = no HTTP. Loopback only.
+    /// HTTP listener; `None` = no HTTP.
     pub http: Option<SocketAddr>,
     /// Shortest time between two updates of one result.
     pub update_interval: Duration,
+    /// Names in lower case by which this machine is reached, beside `localhost` and its addresses.
+    pub hosts: Vec<String>,
+    /// Who may do what over HTTP; `None` = whoever reaches the listener may do everything.
+    pub auth: Option<AuthPlan>,
+    /// Whether HTTP may listen to other machines, unencrypted.
+    pub insecure_listen: bool,
+}
+
+/// Who may do what over HTTP.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AuthPlan {
+    /// File of tokens.
+    pub tokens: PathBuf,
+    /// Whether metrics are told to whoever asks.
+    pub metrics_public: bool,
+}
+
+impl LivePlan {
+    /// Whether HTTP may listen there: on this machine always.
+    pub fn may_listen_on(&self, address: SocketAddr) -> bool {
+        address.ip().is_loopback() || self.insecure_listen
+    }
 }
 
 impl Default for LivePlan {
     fn default() -> Self {
-        Self { zmq: None, http: None, update_interval: Duration::from_millis(4) }
+        Self {
+            zmq: None,
+            http: None,
+            update_interval: Duration::from_millis(4),
+            hosts: Vec::new(),
+            auth: None,
+            insecure_listen: false,
+        }
     }
 }
 

@@ -1,12 +1,12 @@
 //! Turns a TOML text into a [`Plan`] or a [`Recipe`], section by section.
 
 mod conditions;
+mod live;
 
 use std::fs::File;
 use std::io::Read;
 use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use ronchi_pipeline::reduce::{Reduction, VirtualDetector};
 use ronchi_pipeline::{AXIS_MAX, NavShape, Region, Repeats, ScanOrder, SigShape};
@@ -17,13 +17,10 @@ use crate::dectris::{self, DectrisControlPlan};
 use crate::document::{Document, Section, Value};
 use crate::limits::{LIMITS, RESERVE_RULE, VIRTUAL_MAX, reserve_bytes};
 use crate::plan::{
-    Compress, DataPlan, Limits, LinkPlan, LivePlan, MerlinControlPlan, MerlinTrigger, Plan, Recipe, ScanPlan,
-    SourcePlan,
+    Compress, DataPlan, Limits, LinkPlan, MerlinControlPlan, MerlinTrigger, Plan, Recipe, ScanPlan, SourcePlan,
 };
 use crate::problem::{Error, Problems};
-use crate::value::{
-    MERLIN_CONTROL_PORT, check_name, check_result_name, check_virtual, parse_http, parse_live_endpoint, parse_source,
-};
+use crate::value::{MERLIN_CONTROL_PORT, check_name, check_result_name, check_virtual, parse_source};
 use crate::{ValueError, mask_file};
 
 /// What `data.volumes` expects.
@@ -312,16 +309,6 @@ impl Reader<'_> {
         let value = section.need("file", expected)?;
         let path = self.base_dir.join(path(&value, expected)?);
         value.checked(mask_file::read(&path).map_err(|e| e.to_string()))
-    }
-
-    fn live(&self) -> LivePlan {
-        let mut plan = LivePlan::default();
-        let Some(section) = self.root.section("live", &["zmq", "http", "update_interval_ms"]) else { return plan };
-        plan.zmq = section.get("zmq").and_then(|value| parsed(&value, "an endpoint", parse_live_endpoint));
-        plan.http = section.get("http").and_then(|value| parsed(&value, "an address and port", parse_http));
-        let interval_ms = section.int_or("update_interval_ms", plan.update_interval.as_millis() as u64, 1..=10_000);
-        plan.update_interval = Duration::from_millis(interval_ms);
-        plan
     }
 
     fn limits(&self) -> Limits {

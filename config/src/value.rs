@@ -398,24 +398,18 @@ fn bounds(detector: &VirtualDetector) -> ([f64; 2], [f64; 2]) {
     }
 }
 
-/// Reads a listener of the HTTP server: loopback only.
+/// Reads a listener of the HTTP server. Whether it may be one that other machines reach, the whole plan decides.
 pub fn parse_http(text: &str) -> Result<SocketAddr, ValueError> {
-    let expected = "expected a loopback address and port, e.g. 127.0.0.1:8480 or [::1]:8480";
-    let address: SocketAddr = text.parse().map_err(|_| ValueError::new(text, expected))?;
-    if !address.ip().is_loopback() {
-        return Err(ValueError::new(
-            text,
-            format!("HTTP has no access control yet, so it stays on this machine; {expected}"),
-        ));
-    }
-    Ok(address)
+    let expected = "expected an address and port, e.g. 127.0.0.1:8480 or [::1]:8480";
+    text.parse().map_err(|_| ValueError::new(text, expected))
 }
 
 /// Reads an endpoint of the live stream: `tcp://127.0.0.1:PORT`, `tcp://[::1]:PORT` or `ipc://PATH`.
 pub fn parse_live_endpoint(text: &str) -> Result<String, ValueError> {
     let expected = "expected tcp://127.0.0.1:PORT, tcp://[::1]:PORT or ipc:///PATH";
-    let is_loopback =
-        text.strip_prefix("tcp://").is_some_and(|address| parse_http(address).is_ok_and(|a| a.port() > 0));
+    let is_loopback = text
+        .strip_prefix("tcp://")
+        .is_some_and(|address| parse_http(address).is_ok_and(|a| a.ip().is_loopback() && a.port() > 0));
     let is_ipc = text.strip_prefix("ipc://").is_some_and(|path| path.starts_with('/') && path.len() <= 100);
     if is_loopback || is_ipc {
         return Ok(text.to_owned());

@@ -8,6 +8,7 @@ of moving a ring, the same loop could move the beam: `offset` is how far the pat
 
 import argparse
 import json
+import os
 import urllib.request
 
 import numpy
@@ -15,16 +16,22 @@ import numpy
 from ronchi_live import Live
 
 
+def ask(method, url, body=None):
+    """The receiver's answer; with the token in RONCHI_TOKEN, where it asks for one."""
+    headers = {"Content-Type": "application/json"}
+    token = os.environ.get("RONCHI_TOKEN")
+    if token:
+        headers["Authorization"] = f"Bearer {token}"
+    payload = None if body is None else json.dumps(body).encode()
+    with urllib.request.urlopen(urllib.request.Request(url, payload, headers, method=method), timeout=5) as answer:
+        return json.load(answer)
+
+
 def set_ring(http, name, centre, inner, outer):
     """Asks the receiver for this ring beside everything else that it computes."""
-    with urllib.request.urlopen(f"{http}/api/v1/reductions", timeout=5) as answer:
-        others = [entry for entry in json.load(answer) if entry["name"] != name]
+    others = [entry for entry in ask("GET", f"{http}/api/v1/reductions") if entry["name"] != name]
     ring = {"name": name, "kind": "ring", "cy": centre[0], "cx": centre[1], "inner": inner, "outer": outer}
-    body = json.dumps([*others, ring]).encode()
-    request = urllib.request.Request(
-        f"{http}/api/v1/reductions", body, {"Content-Type": "application/json"}, method="PUT"
-    )
-    urllib.request.urlopen(request, timeout=5).close()
+    ask("PUT", f"{http}/api/v1/reductions", [*others, ring])
 
 
 def main():

@@ -209,7 +209,7 @@ impl BoardCollector {
 
     fn stream(&self, encoder: &mut DescriptorEncoder) -> fmt::Result {
         let stream = &self.board.stream;
-        let counters: [(&str, &str, Option<&Unit>, &AtomicU64); 10] = [
+        let counters: [(&str, &str, Option<&Unit>, &AtomicU64); 11] = [
             ("live_updates", "Live messages handed to the transport", None, &stream.messages),
             ("live_updates_discarded", "Live messages a transport had no room for", None, &stream.discarded),
             ("live_sent", "Bytes of live messages", Some(&Unit::Bytes), &stream.bytes),
@@ -220,6 +220,7 @@ impl BoardCollector {
             ("live_web_clients_refused", "Clients over WebSocket turned away", None, &stream.web_refused),
             ("http_requests", "HTTP requests answered", None, &stream.http_requests),
             ("http_refused", "HTTP requests and connections refused", None, &stream.http_refused),
+            ("http_unauthorized", "HTTP requests without a right token", None, &stream.http_strangers),
         ];
         for (name, help, unit, counter) in counters {
             let metric = encoder.encode_descriptor(name, help, unit, MetricType::Counter)?;
@@ -227,6 +228,9 @@ impl BoardCollector {
         }
         let subscribers = stream.subscribers.load(Ordering::Relaxed) as f64;
         gauge(encoder, "live_subscribers", "Subscribers connected", None, subscribers)?;
+        let insecure = stream.insecure_listens.load(Ordering::Relaxed) as f64;
+        let help = "1 while other machines reach the HTTP server unencrypted";
+        gauge(encoder, "insecure_listen", help, None, insecure)?;
         let clients = stream.web_clients.load(Ordering::Relaxed) as f64;
         gauge(encoder, "live_web_clients", "Clients connected over WebSocket", None, clients)
     }

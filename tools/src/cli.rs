@@ -7,7 +7,7 @@ use clap::{CommandFactory, Parser, Subcommand};
 use ronchi_pipeline::reduce::{CustomKind, Reduction};
 use ronchi_plugins::Plugin;
 
-use crate::{demo, export, ls, record, repair, reprocess, serve, simulate, verify, watch};
+use crate::{demo, export, ls, record, repair, reprocess, serve, simulate, token, verify, watch};
 
 /// Catch, record and reduce 4D-STEM frames as they arrive.
 #[derive(Debug, Parser)]
@@ -39,6 +39,8 @@ enum Command {
     Reprocess(Box<reprocess::ReprocessArgs>),
     /// Pretend to be a detector
     Simulate(simulate::SimulateArgs),
+    /// Make a token for the HTTP API
+    Token(token::TokenArgs),
     /// Check a configuration file without starting anything
     CheckConfig(serve::CheckConfigArgs),
     /// Print shell completions
@@ -77,6 +79,7 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Export(args) => args.run(),
         Command::Reprocess(args) => args.run(),
         Command::Simulate(args) => args.run().map(|()| ExitCode::SUCCESS),
+        Command::Token(args) => args.run(),
         Command::CheckConfig(args) => args.run(),
         Command::Completions { shell } => {
             clap_complete::generate(shell, &mut Cli::command(), "ronchi", &mut std::io::stdout());

@@ -31,6 +31,7 @@ pub mod serve;
 pub mod simulate;
 mod stop;
 pub mod summary;
+pub mod token;
 pub mod verify;
 pub mod watch;
 

@@ -99,7 +99,7 @@ impl Receiver {
             .map(|address| {
                 let limits = HttpLimits { connections: http_connections, ..HttpLimits::default() };
                 let control = Arc::clone(&acquisitions) as Arc<dyn Control>;
-                HttpServer::spawn(Arc::clone(&board), Some(control), address, limits)
+                HttpServer::spawn(Arc::clone(&board), Some(control), address, &plan.live, limits)
             })
             .transpose()?;
         let links = Links { plan: &plan, pool, counters, queues, acquisitions: &acquisitions, options: &options };

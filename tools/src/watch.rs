@@ -125,6 +125,8 @@ fn terminal_size() -> (usize, usize) {
 struct Receiver {
     agent: ureq::Agent,
     url: String,
+    /// From `RONCHI_TOKEN`, for a receiver that asks for one.
+    token: Option<String>,
 }
 
 impl Receiver {
@@ -134,11 +136,20 @@ impl Receiver {
             bail!("{url} is not an http:// address: the receiver speaks plain HTTP on its own machine");
         }
         let config = ureq::Agent::config_builder().timeout_global(Some(ANSWER_TIMEOUT)).proxy(None).build();
-        Ok(Self { agent: config.into(), url: url.trim_end_matches('/').to_owned() })
+        let token = std::env::var("RONCHI_TOKEN").ok();
+        Ok(Self { agent: config.into(), url: url.trim_end_matches('/').to_owned(), token })
+    }
+
+    fn get(&self, path: &str) -> ureq::RequestBuilder<ureq::typestate::WithoutBody> {
+        let request = self.agent.get(format!("{}{path}", self.url));
+        match &self.token {
+            Some(token) => request.header("authorization", format!("Bearer {token}")),
+            None => request,
+        }
     }
 
     fn status(&self) -> Result<Status> {
-        let mut answer = self.agent.get(format!("{}/api/v1/status", self.url)).call().context("no status")?;
+        let mut answer = self.get("/api/v1/status").call().context("no status")?;
         let text = answer.body_mut().with_config().limit(STATUS_BYTES_MAX).read_to_vec().context("no status")?;
         serde_json::from_slice(&text).context("this is not a ronchi receiver, or one of another version")
     }
@@ -148,8 +159,8 @@ impl Receiver {
         if !name.chars().all(allowed) {
             bail!("names of results have only letters, digits, '.', '_' and '-'");
         }
-        let url = format!("{}/api/v1/acq/latest/result/{name}", self.url);
-        let answer = self.agent.get(url).header("accept", "application/octet-stream").call();
+        let answer =
+            self.get(&format!("/api/v1/acq/latest/result/{name}")).header("accept", "application/octet-stream").call();
         let mut answer = match answer {
             Err(ureq::Error::StatusCode(404)) => bail!("no such result now; see --json for the names"),
             answer => answer.context("no image")?,

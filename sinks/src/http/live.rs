@@ -20,15 +20,17 @@ use std::time::{Duration, SystemTime};
 
 use axum::Extension;
 use axum::body::Bytes;
-use axum::extract::State;
+use axum::extract::rejection::QueryRejection;
 use axum::extract::ws::rejection::WebSocketUpgradeRejection;
-use axum::extract::ws::{Message as Packet, WebSocket, WebSocketUpgrade};
+use axum::extract::ws::{CloseFrame, Message as Packet, WebSocket, WebSocketUpgrade, close_code};
+use axum::extract::{Query, State};
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::Response;
 use serde::Deserialize;
 use tokio::sync::{OwnedSemaphorePermit, watch};
 use tokio::time::{Instant, sleep_until, timeout};
 
+use super::access::Caller;
 use super::answer::Refusal;
 use super::routes::{Site, check_origin};
 use super::server::Place;
@@ -57,6 +59,23 @@ const SEND_PATIENCE: Duration = Duration::from_secs(10);
 /// How often a client is asked whether it is there, and how long one that says nothing is believed to be.
 const PING_INTERVAL: Duration = Duration::from_secs(10);
 const SILENCE_MAX: Duration = Duration::from_secs(30);
+
+/// A client without a ticket shows its token by then.
+const AUTH_PATIENCE: Duration = Duration::from_secs(2);
+
+/// The first message of a client without a ticket.
+#[derive(Deserialize)]
+#[serde(tag = "op", rename_all = "lowercase", deny_unknown_fields)]
+enum First {
+    Auth { token: String },
+}
+
+/// The ticket of a client, part of the address.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Entry {
+    ticket: Option<String>,
+}
 
 /// What a client sends.
 #[derive(Debug, Deserialize)]
@@ -112,12 +131,21 @@ impl Subscription {
 pub(super) async fn live(
     State(site): State<Arc<Site>>,
     Extension(place): Extension<Place>,
+    Extension(caller): Extension<Caller>,
+    entry: Result<Query<Entry>, QueryRejection>,
     headers: HeaderMap,
     upgrade: Result<WebSocketUpgrade, WebSocketUpgradeRejection>,
 ) -> Result<Response, Refusal> {
     check_origin(&headers)?;
     let upgrade = upgrade.map_err(|rejection| Refusal::new(rejection.status(), rejection.body_text()))?;
-    let client = Client::admit(site, place)?;
+    let Query(entry) = entry.map_err(|_| Refusal::new(StatusCode::BAD_REQUEST, "the query cannot be read"))?;
+    let is_known = match (caller.role, entry.ticket) {
+        (Some(_), _) => true,
+        (None, None) => false,
+        (None, Some(ticket)) if site.access.use_ticket(&ticket, Instant::now().into_std()) => true,
+        (None, Some(_)) => return Err(Refusal::new(StatusCode::UNAUTHORIZED, "this ticket is not good, or was used")),
+    };
+    let client = Client::admit(site, place, is_known)?;
     let upgrade = upgrade.max_message_size(ASK_BYTES_MAX).max_frame_size(ASK_BYTES_MAX);
     Ok(upgrade.on_upgrade(move |socket| client.serve(socket)))
 }
@@ -126,6 +154,8 @@ pub(super) async fn live(
 struct Client {
     site: Arc<Site>,
     ending: watch::Receiver<bool>,
+    /// Whether it may look.
+    is_known: bool,
     _places: (OwnedSemaphorePermit, Place),
 }
 
@@ -139,7 +169,7 @@ impl Drop for Client {
 }
 
 impl Client {
-    fn admit(site: Arc<Site>, place: Place) -> Result<Self, Refusal> {
+    fn admit(site: Arc<Site>, place: Place, is_known: bool) -> Result<Self, Refusal> {
         let Ok(permit) = Arc::clone(&site.live_places).try_acquire_owned() else {
             site.board.stream.web_refused.fetch_add(1, Ordering::Relaxed);
             let error = format!("{CLIENTS_MAX} clients are looking already: close one of them");
@@ -147,12 +177,24 @@ impl Client {
         };
         site.board.stream.web_clients.fetch_add(1, Ordering::Relaxed);
         let ending = site.ending.clone();
-        Ok(Self { site, ending, _places: (permit, place) })
+        Ok(Self { site, ending, is_known, _places: (permit, place) })
     }
 
     async fn serve(mut self, mut socket: WebSocket) {
+        if !self.is_known && !self.is_introduced(&mut socket).await {
+            self.site.board.stream.web_refused.fetch_add(1, Ordering::Relaxed);
+            let close = CloseFrame { code: close_code::POLICY, reason: "a token is needed".into() };
+            let _ = send(&mut socket, Packet::Close(Some(close))).await; // Whether it hears so or not.
+            return;
+        }
         // How it ended, the client knows; `Gone` or not, its places are free now.
         let _ = self.converse(&mut socket).await;
+    }
+
+    /// Waits for the first message, with a token that is good.
+    async fn is_introduced(&self, socket: &mut WebSocket) -> bool {
+        let Ok(Some(Ok(Packet::Text(text)))) = timeout(AUTH_PATIENCE, socket.recv()).await else { return false };
+        serde_json::from_str(&text).is_ok_and(|First::Auth { token }| self.site.access.knows(&token))
     }
 
     /// Until the client leaves, or the server ends.

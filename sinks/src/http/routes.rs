@@ -1,24 +1,27 @@
 //! What is answered where, and who is not answered at all.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::SystemTime;
+use std::time::{Instant, SystemTime};
 
 use axum::extract::rejection::QueryRejection;
 use axum::extract::{Path, Query, Request, State};
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
-use axum::routing::{MethodRouter, get};
+use axum::routing::{MethodRouter, get, post};
 use axum::{Json, Router};
 use serde::Deserialize;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 
+use super::access::{self, Access};
 use super::answer::{Budget, Refusal, held, png};
 use super::asked::BODY_BYTES_MAX;
 use super::control::Control;
 use super::frame::{Wanted, Which};
-use super::{control, datasets, live, page};
+use super::rates::{Kind, Rates};
+use super::{control, datasets, live, openapi, page};
 use crate::live::{
     Acquisition, Board, ColourMap, Component, ImageHeader, Message, Plane, Precision, Status, Stretch, is_vector, npy,
     snapshot, snapshot_bytes,
@@ -31,6 +34,10 @@ pub(super) struct Site {
     pub(super) board: Arc<Board>,
     pub(super) control: Option<Arc<dyn Control>>,
     metrics: Metrics,
+    pub(super) access: Access,
+    rates: Rates,
+    /// Names of this machine, beside the usual ones.
+    hosts: Vec<String>,
     pub(super) budget: Budget,
     /// Places for clients of the live stream.
     pub(super) live_places: Arc<Semaphore>,
@@ -43,13 +50,53 @@ impl Site {
     pub(super) fn new(
         board: Arc<Board>,
         control: Option<Arc<dyn Control>>,
+        (access, hosts): (Access, Vec<String>),
         image_bytes: u32,
         ending: watch::Receiver<bool>,
     ) -> Self {
         let metrics = Metrics::new(Arc::clone(&board));
         let live_places = Arc::new(Semaphore::new(live::CLIENTS_MAX as usize));
-        Self { board, control, metrics, budget: Budget::new(image_bytes), live_places, ending }
+        let (rates, budget) = (Rates::default(), Budget::new(image_bytes));
+        Self { board, control, metrics, access, rates, hosts, budget, live_places, ending }
     }
+
+    /// Lets a request pass, with who sent it; a page from elsewhere may have caused it.
+    fn pass(&self, request: &mut Request) -> Result<(), Refusal> {
+        let hop = request.extensions().get::<Hop>().copied().unwrap_or(Hop::HERE);
+        let now = Instant::now();
+        let allow = |kind| match self.rates.allow(hop.peer, kind, now) {
+            true => Ok(()),
+            false => Err(Refusal::new(StatusCode::TOO_MANY_REQUESTS, "too many requests: wait a moment")),
+        };
+        allow(Kind::Request)?;
+        check_host(request.headers(), hop.local, &self.hosts)?;
+        check_length(request.headers())?;
+        let is_change = !request.method().is_safe();
+        if is_change {
+            check_origin(request.headers())?;
+            allow(Kind::Change)?;
+        }
+        let stranger = |refusal: Refusal| match refusal.status {
+            StatusCode::UNAUTHORIZED => allow(Kind::Stranger).err().unwrap_or(refusal),
+            _ => refusal,
+        };
+        let caller = self.access.identify(request.headers()).map_err(stranger)?;
+        self.access.admit(&caller, request.method(), request.uri().path()).map_err(stranger)?;
+        request.extensions_mut().insert(caller);
+        Ok(())
+    }
+}
+
+/// Both ends of a connection.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Hop {
+    pub(super) peer: IpAddr,
+    pub(super) local: IpAddr,
+}
+
+impl Hop {
+    const HERE: Self =
+        Self { peer: IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), local: IpAddr::V4(std::net::Ipv4Addr::LOCALHOST) };
 }
 
 /// All routes.
@@ -65,7 +112,7 @@ pub(super) fn router(site: Arc<Site>) -> Router {
 }
 
 /// Every path with what it answers to; the OpenAPI document has the same.
-fn routes() -> Vec<(&'static str, MethodRouter<Arc<Site>>)> {
+pub(super) fn routes() -> Vec<(&'static str, MethodRouter<Arc<Site>>)> {
     vec![
         ("/", get(page::index)),
         ("/{file}", get(page::file)),
@@ -79,22 +126,30 @@ fn routes() -> Vec<(&'static str, MethodRouter<Arc<Site>>)> {
         ("/api/v1/recording", get(control::recording).post(control::change_recording)),
         ("/api/v1/datasets", get(datasets::list)),
         ("/api/v1/datasets/{name}", get(datasets::one)),
+        ("/api/v1/me", get(access::me)),
+        ("/api/v1/control", post(access::control)),
+        ("/api/v1/ticket", post(access::ticket)),
+        (openapi::PATH, get(openapi::document)),
     ]
 }
 
-/// Refuses requests that a page from elsewhere may have caused, and marks every answer.
-async fn guard(State(site): State<Arc<Site>>, request: Request, next: Next) -> Response {
+/// Refuses who may not, counts, and marks every answer.
+async fn guard(State(site): State<Arc<Site>>, mut request: Request, next: Next) -> Response {
     let stream = &site.board.stream;
-    let mut response = match check(&request) {
+    let mut response = match site.pass(&mut request) {
         Ok(()) => {
             stream.http_requests.fetch_add(1, Ordering::Relaxed);
             next.run(request).await
         }
-        Err(refusal) => {
-            stream.http_refused.fetch_add(1, Ordering::Relaxed);
-            refusal.into_response()
-        }
+        Err(refusal) => refusal.into_response(),
     };
+    if is_refusal(response.status()) {
+        stream.http_refused.fetch_add(1, Ordering::Relaxed);
+    }
+    if response.status() == StatusCode::UNAUTHORIZED {
+        stream.http_strangers.fetch_add(1, Ordering::Relaxed);
+        response.headers_mut().insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+    }
     for (name, value) in [
         (header::CONTENT_SECURITY_POLICY, "default-src 'self'; frame-ancestors 'none'"),
         (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
@@ -106,36 +161,57 @@ async fn guard(State(site): State<Arc<Site>>, request: Request, next: Next) -> R
     response
 }
 
-fn check(request: &Request) -> Result<(), Refusal> {
-    let headers = request.headers();
-    if !request.method().is_safe() {
-        check_origin(headers)?;
-    }
-    let mut hosts = headers.get_all(header::HOST).iter();
-    let host = hosts.next().and_then(|host| host.to_str().ok());
-    let Some(host) = host.filter(|_| hosts.next().is_none()) else {
+/// Whether this answer turns somebody away, and does not only tell that something is not there, or not now.
+fn is_refusal(status: StatusCode) -> bool {
+    use StatusCode as S;
+    let refusals = [S::BAD_REQUEST, S::UNAUTHORIZED, S::FORBIDDEN, S::REQUEST_TIMEOUT, S::PAYLOAD_TOO_LARGE];
+    refusals.contains(&status) || [S::UNSUPPORTED_MEDIA_TYPE, S::TOO_MANY_REQUESTS].contains(&status)
+}
+
+/// A name that leads here by somebody else's will does not pass: a page may have brought it about.
+fn check_host(headers: &HeaderMap, local: IpAddr, hosts: &[String]) -> Result<(), Refusal> {
+    let mut all = headers.get_all(header::HOST).iter();
+    let host = all.next().and_then(|host| host.to_str().ok());
+    let Some(host) = host.filter(|_| all.next().is_none()) else {
         return Err(Refusal::new(StatusCode::BAD_REQUEST, "exactly one Host header is needed"));
     };
-    if !is_loopback_name(host) {
-        return Err(Refusal::new(StatusCode::FORBIDDEN, "Host must be localhost, 127.0.0.1 or [::1]"));
+    if is_own_name(host, local, hosts) {
+        return Ok(());
     }
+    Err(Refusal::new(
+        StatusCode::FORBIDDEN,
+        "Host must be localhost, the address of this server, or one of [live] hosts",
+    ))
+}
+
+fn check_length(headers: &HeaderMap) -> Result<(), Refusal> {
     let length = headers.get(header::CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse().ok());
     if headers.contains_key(header::TRANSFER_ENCODING) || length.unwrap_or(0) > BODY_BYTES_MAX as u64 {
-        return Err(Refusal::new(
-            StatusCode::PAYLOAD_TOO_LARGE,
-            "requests have a short body of known length here, or none",
-        ));
+        let error = "requests have a short body of known length here, or none";
+        return Err(Refusal::new(StatusCode::PAYLOAD_TOO_LARGE, error));
     }
     Ok(())
 }
 
 /// Whether a `Host` header names this machine; any port, so that a tunnel works.
-fn is_loopback_name(host: &str) -> bool {
+fn is_own_name(host: &str, local: IpAddr, hosts: &[String]) -> bool {
     let is_port = |port: &str| !port.is_empty() && port.bytes().all(|b| b.is_ascii_digit());
-    ["localhost", "127.0.0.1", "[::1]"].iter().any(|name| {
-        let named = host.get(..name.len()).is_some_and(|start| start.eq_ignore_ascii_case(name));
-        named && (host.len() == name.len() || host[name.len()..].strip_prefix(':').is_some_and(is_port))
-    })
+    let (name, port) = match host.rfind(']') {
+        Some(end) if host.starts_with('[') => host.split_at(end + 1),
+        _ => host.split_at(host.find(':').unwrap_or(host.len())),
+    };
+    if !(port.is_empty() || port.strip_prefix(':').is_some_and(is_port)) {
+        return false;
+    }
+    let address = name.strip_prefix('[').and_then(|name| name.strip_suffix(']')).unwrap_or(name);
+    let is_address = address.parse().is_ok_and(|address: IpAddr| {
+        (address.is_ipv6() == name.starts_with('[')) && (address == local.to_canonical() || is_usual(address))
+    });
+    is_address || name.eq_ignore_ascii_case("localhost") || hosts.iter().any(|host| host.eq_ignore_ascii_case(name))
+}
+
+fn is_usual(address: IpAddr) -> bool {
+    address == IpAddr::V4(std::net::Ipv4Addr::LOCALHOST) || address == IpAddr::V6(std::net::Ipv6Addr::LOCALHOST)
 }
 
 /// A page may ask for this only if it is ours: browsers say where a page comes from, programs need not.
@@ -359,14 +435,33 @@ mod tests {
 
     /// Only names of this machine pass, with any port, in any case.
     #[test]
-    fn loopback_names() {
-        for host in ["localhost", "LOCALHOST:80", "127.0.0.1:8600", "[::1]", "[::1]:1"] {
-            assert!(is_loopback_name(host), "{host}");
+    fn own_names() {
+        let (here, there) = (Hop::HERE.local, IpAddr::from([10, 0, 0, 7]));
+        let hosts = ["microscope.lab".to_owned()];
+        for host in ["localhost", "LOCALHOST:80", "127.0.0.1:8600", "[::1]", "[::1]:1", "Microscope.LAB:8600"] {
+            assert!(is_own_name(host, here, &hosts) && is_own_name(host, there, &hosts), "{host}");
         }
-        for host in
-            ["", "localhost.evil.org", "127.0.0.1.nip.io", "evil.org:80", "localhost:", "localhost:x", "[::1", "::1"]
-        {
-            assert!(!is_loopback_name(host), "{host}");
+        assert!(is_own_name("10.0.0.7:8600", there, &hosts) && !is_own_name("10.0.0.7:8600", here, &hosts));
+        let mapped: IpAddr = "::ffff:10.0.0.7".parse().expect("an address");
+        assert!(is_own_name("10.0.0.7", mapped, &[]));
+        for host in [
+            "",
+            "localhost.evil.org",
+            "127.0.0.1.nip.io",
+            "evil.org:80",
+            "localhost:",
+            "localhost:x",
+            "[::1",
+            "::1",
+            "microscope.lab.evil.org",
+            "[localhost]",
+            "[127.0.0.1]",
+            "127.0.0.1:80:80",
+            "0x7f000001",
+            "[::1]x",
+            ":80",
+        ] {
+            assert!(!is_own_name(host, here, &hosts), "{host}");
         }
     }
 }

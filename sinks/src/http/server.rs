@@ -4,7 +4,7 @@ use std::io::Write;
 use std::net::{SocketAddr, TcpListener as StdListener};
 use std::pin::pin;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -14,13 +14,16 @@ use hyper::server::conn::http1;
 use hyper::service::{Service as _, service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
+use ronchi_config::LivePlan;
 use ronchi_pipeline::fault::{self, Stage};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 
+use super::access::Access;
 use super::control::Control;
 use super::live::CLIENTS_MAX;
-use super::routes::{self, Site};
+use super::routes::{self, Hop, Site};
+use super::tokens::TokenError;
 use crate::live::Board;
 use crate::priority::stand_back;
 
@@ -66,12 +69,15 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 pub enum HttpError {
     /// Not a loopback address.
     #[error(
-        "http address {address} can be reached from other machines, and there is no access control: use 127.0.0.1 or [::1]"
+        "http address {address} can be reached from other machines, and nothing is encrypted: use 127.0.0.1 or [::1]"
     )]
     NotLoopback {
         /// As configured.
         address: SocketAddr,
     },
+    /// The file of tokens.
+    #[error(transparent)]
+    Tokens(#[from] TokenError),
     /// The address cannot be bound.
     #[error("cannot listen on http address {address}: {source}")]
     Bind {
@@ -100,16 +106,22 @@ pub struct HttpServer {
 pub(super) type Place = Arc<OwnedSemaphorePermit>;
 
 impl HttpServer {
-    /// Binds `address` (port 0 = any free one) and starts the thread `http`.
+    /// Binds `address` (port 0 = any free one) and starts the thread `http`; `plan` says who is let in.
     pub fn spawn(
         board: Arc<Board>,
         control: Option<Arc<dyn Control>>,
         address: SocketAddr,
+        plan: &LivePlan,
         limits: HttpLimits,
     ) -> Result<Self, HttpError> {
-        if !address.ip().is_loopback() {
+        if !plan.may_listen_on(address) {
             return Err(HttpError::NotLoopback { address });
         }
+        if !address.ip().is_loopback() {
+            tracing::warn!("INSECURE: {address} can be reached from other machines, and nothing is encrypted");
+            board.stream.insecure_listens.store(1, Ordering::Relaxed);
+        }
+        let access = (Access::new(plan)?, plan.hosts.clone());
         let refused = |source| HttpError::Bind { address, source };
         let listener = StdListener::bind(address).map_err(refused)?;
         listener.set_nonblocking(true).map_err(refused)?;
@@ -118,7 +130,7 @@ impl HttpServer {
         let mut runtime = tokio::runtime::Builder::new_current_thread();
         let runtime = runtime.enable_all().max_blocking_threads(DISK_THREADS).build().map_err(no_thread)?;
         let (stop, stopped) = watch::channel(false);
-        let site = Arc::new(Site::new(Arc::clone(&board), control, limits.image_bytes, stopped));
+        let site = Arc::new(Site::new(Arc::clone(&board), control, access, limits.image_bytes, stopped));
         let guard = board.watch("http server");
         let work = move || {
             let _guard = guard;
@@ -169,7 +181,7 @@ async fn serve(listener: StdListener, site: &Arc<Site>, limits: HttpLimits) {
             refuse(stream);
             continue;
         };
-        tokio::spawn(converse(stream, router.clone(), Arc::new(permit), limits));
+        tokio::spawn(converse(stream, router.clone(), Arc::new(permit), Arc::clone(site), limits));
     }
     // A client that does not take it in time misses the end.
     let _ = tokio::time::timeout(LAST_WORDS, site.live_places.acquire_many(CLIENTS_MAX)).await;
@@ -183,11 +195,16 @@ fn refuse(stream: TcpStream) {
     }
 }
 
-async fn converse(stream: TcpStream, router: Router, place: Place, limits: HttpLimits) {
+async fn converse(stream: TcpStream, router: Router, place: Place, site: Arc<Site>, limits: HttpLimits) {
     let _ = stream.set_nodelay(true); // Only costs latency when refused.
+    let (Ok(peer), Ok(local)) = (stream.peer_addr(), stream.local_addr()) else { return }; // It has gone already.
+    let hop = Hop { peer: peer.ip().to_canonical(), local: local.ip() };
     let router = TowerToHyperService::new(router);
+    let was_asked = AtomicBool::new(false);
     let service = service_fn(|mut request: hyper::Request<Incoming>| {
+        was_asked.store(true, Ordering::Relaxed);
         request.extensions_mut().insert(Arc::clone(&place));
+        request.extensions_mut().insert(hop);
         router.call(request)
     });
     let connection = http1::Builder::new()
@@ -197,12 +214,18 @@ async fn converse(stream: TcpStream, router: Router, place: Place, limits: HttpL
         .serve_connection(TokioIo::new(stream), service)
         .with_upgrades();
     let mut connection = pin!(connection);
-    // How a connection ends, the peer has seen itself; there is nothing left to do about it here.
-    tokio::select! {
-        _ = connection.as_mut() => return,
-        () = tokio::time::sleep(limits.connection_age) => connection.as_mut().graceful_shutdown(),
+    let ended = tokio::select! {
+        ended = connection.as_mut() => ended,
+        () = tokio::time::sleep(limits.connection_age) => {
+            connection.as_mut().graceful_shutdown();
+            tokio::time::timeout(LAST_ANSWER, connection.as_mut()).await.unwrap_or(Ok(()))
+        }
+    };
+    // How a connection ends, the peer has seen itself; what it sent before a request could be read is counted.
+    let is_idle = was_asked.load(Ordering::Relaxed); // A client that asks nothing more is none to be refused.
+    if ended.is_err_and(|error| error.is_parse() || (error.is_timeout() && !is_idle)) {
+        site.board.stream.http_refused.fetch_add(1, Ordering::Relaxed);
     }
-    let _ = tokio::time::timeout(LAST_ANSWER, connection).await;
 }
 
 #[cfg(test)]

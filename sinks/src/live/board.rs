@@ -239,6 +239,10 @@ pub struct StreamCounters {
     pub http_requests: AtomicU64,
     /// HTTP requests and connections refused.
     pub http_refused: AtomicU64,
+    /// Those among them that came without a right token.
+    pub http_strangers: AtomicU64,
+    /// Whether other machines reach the HTTP server unencrypted: a gauge, 0 or 1.
+    pub insecure_listens: AtomicU64,
 }
 
 struct Inner {

@@ -1,6 +1,7 @@
 use std::sync::Arc;
 use std::time::SystemTime;
 
+use ronchi_config::LivePlan;
 use ronchi_pipeline::{GapReason, LinkCounters};
 use ronchi_sinks::http::{HttpLimits, HttpServer};
 use ronchi_sinks::live::{Acquisition, Board, Link, Queue, State, VolumeStatus, Wiring};
@@ -82,7 +83,9 @@ fn fitting_keeps_colours() {
 fn a_receiver_is_watched_until_it_is_gone() {
     let (board, _) = board();
     board.begin(Acquisition::new([2; 16], "gold", SystemTime::UNIX_EPOCH));
-    let server = HttpServer::spawn(board, None, ([127, 0, 0, 1], 0).into(), HttpLimits::default()).expect("server");
+    let server =
+        HttpServer::spawn(board, None, ([127, 0, 0, 1], 0).into(), &LivePlan::default(), HttpLimits::default())
+            .expect("server");
     let url = server.address().to_string();
     let watch = Watch { url: url.clone(), image: None, once: true, json: false };
     let receiver = Receiver::new(&url).expect("address");

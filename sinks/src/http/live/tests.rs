@@ -1,5 +1,6 @@
 use std::net::TcpStream;
 
+use ronchi_config::LivePlan;
 use tungstenite::client::IntoClientRequest as _;
 use tungstenite::{Message as Packet, WebSocket, client};
 
@@ -12,7 +13,8 @@ type Socket = WebSocket<TcpStream>;
 
 fn site(limits: HttpLimits) -> (Arc<Board>, HttpServer) {
     let board = Board::new(Wiring::default());
-    let server = HttpServer::spawn(Arc::clone(&board), None, ([127, 0, 0, 1], 0).into(), limits).expect("server");
+    let server = HttpServer::spawn(Arc::clone(&board), None, ([127, 0, 0, 1], 0).into(), &LivePlan::default(), limits)
+        .expect("server");
     (board, server)
 }
 

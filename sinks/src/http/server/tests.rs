@@ -2,6 +2,9 @@ use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::time::SystemTime;
 
+mod access;
+
+use super::super::openapi;
 use super::*;
 use crate::http::{ControlError, Recording, Start};
 use crate::live::testing::{FakePicture, acquisition, images, same};
@@ -9,7 +12,8 @@ use crate::live::{Kind, Precision, Status, Wiring, unframe};
 
 fn site(limits: HttpLimits) -> (Arc<Board>, HttpServer) {
     let board = Board::new(Wiring::default());
-    let server = HttpServer::spawn(Arc::clone(&board), None, ([127, 0, 0, 1], 0).into(), limits).expect("server");
+    let server = HttpServer::spawn(Arc::clone(&board), None, ([127, 0, 0, 1], 0).into(), &LivePlan::default(), limits)
+        .expect("server");
     (board, server)
 }
 
@@ -209,7 +213,13 @@ impl Control for Fake {
 #[test]
 fn bodies_are_checked() {
     let (board, control) = (Board::new(Wiring::default()), Arc::new(Fake::default()));
-    let server = HttpServer::spawn(board, Some(control), ([127, 0, 0, 1], 0).into(), HttpLimits::default());
+    let server = HttpServer::spawn(
+        board,
+        Some(control),
+        ([127, 0, 0, 1], 0).into(),
+        &LivePlan::default(),
+        HttpLimits::default(),
+    );
     let server = server.expect("server");
     let post = |body: &str| {
         let length = body.len();
@@ -304,13 +314,38 @@ fn slow_readers_are_bounded() {
     }
 }
 
+/// The OpenAPI document has every path of the router, with the methods that it answers to, and no others.
+#[test]
+fn the_document_has_every_route() {
+    let document: serde_json::Value = serde_json::from_str(openapi::DOCUMENT).expect("JSON");
+    let paths = document["paths"].as_object().expect("paths");
+    let mut served: Vec<&str> = routes::routes().into_iter().map(|(path, _)| path).collect();
+    served.sort_unstable();
+    let mut described: Vec<&str> = paths.keys().map(String::as_str).collect();
+    described.sort_unstable();
+    assert_eq!(described, served);
+    let (_board, server) = site(HttpLimits::default());
+    for (path, methods) in paths {
+        let target = path.replace("{file}", "app.js").replace(['{', '}'], "");
+        for method in ["get", "put", "post", "patch", "delete"] {
+            let request = format!("{method} {target} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n");
+            let (status, ..) = raw(&server, request.replacen(method, &method.to_uppercase(), 1).as_bytes());
+            assert_eq!(status != 405, methods.get(method).is_some(), "{method} {path}: {status}");
+        }
+    }
+    let (status, head, body) = get(&server, openapi::PATH);
+    assert!(status == 200 && head.contains("content-type: application/json"));
+    assert_eq!(body, openapi::DOCUMENT.as_bytes());
+}
+
 /// Only this machine is served.
 #[test]
 fn other_machines_are_refused() {
     for address in ["0.0.0.0:0", "[::]:0", "192.168.1.1:80"] {
         let board = Board::new(Wiring::default());
         let address: SocketAddr = address.parse().expect("address");
-        let error = HttpServer::spawn(board, None, address, HttpLimits::default()).expect_err("refused");
+        let error =
+            HttpServer::spawn(board, None, address, &LivePlan::default(), HttpLimits::default()).expect_err("refused");
         assert!(matches!(error, HttpError::NotLoopback { .. }), "{error}");
     }
 }
