@@ -14,8 +14,8 @@ export default defineConfig({
       },
     },
   },
-  // `npm run dev` shows the page of a receiver that runs beside it.
+  // `npm run dev` shows the page of a receiver that runs beside it, or of the one that RONCHI_URL names.
   server: {
-    proxy: Object.fromEntries(["/api", "/metrics"].map((path) => [path, { target: "http://127.0.0.1:8600", ws: true }])),
+    proxy: Object.fromEntries(["/api", "/metrics"].map((path) => [path, { target: process.env["RONCHI_URL"] ?? "http://127.0.0.1:8600", ws: true }])),
   },
 });

@@ -6,6 +6,7 @@ import json
 
 import numpy as np
 import pytest
+import tifffile
 
 import harness
 import viewing
@@ -72,25 +73,14 @@ def test_a_dragged_ring_changes_the_image(folder, look):
         with look(site) as page:
             page.until(lambda: page.measured("adf") > 64, "the first rows")
             before = page.data("adf", "cfg")
-            handle = page.page.locator('[data-handle="adf/outer"]')
-            handle.wait_for()
-            box = handle.bounding_box()
-            assert box["width"] >= 10 and box["height"] >= 10, "large enough to be grabbed"
-            x, y = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
-            page.page.mouse.move(x, y)
-            page.page.mouse.down()
-            page.page.mouse.move(x - 30, y, steps=4)
-            page.page.mouse.up()
+            page.drag("adf/outer", -30, 0)
             field = page.page.locator('[data-name="adf"] input[data-key="outer"]')
             dragged = float(field.input_value())
             assert 14.5 < dragged < 30
             page.page.locator('[data-handle="adf/centre"]').focus()
             page.page.keyboard.press("ArrowRight")
             page.page.locator('[data-name="adf"] input[data-key="inner"]').fill("12")
-
-            def ring():
-                return next(entry for entry in json.loads(site.get("/api/v1/reductions")) if entry["name"] == "adf")
-
+            ring = lambda: site.reduction("adf")
             page.until(lambda: (ring()["cx"], ring()["inner"]) == (33, 12), "the ring in force")
             assert ring()["outer"] == pytest.approx(dragged)
             page.until(lambda: page.data("adf", "cfg") not in (None, before), "an image of the new ring")
@@ -99,7 +89,74 @@ def test_a_dragged_ring_changes_the_image(folder, look):
             assert not np.isnan(image).any()
             page.until(lambda: page.data("adf", "checksum") == viewing.checksum(image), "the numbers of the new ring")
             page.page.get_by_role("button", name="+ disk").click()
-            page.until(lambda: any(e["name"] == "disk1" for e in json.loads(site.get("/api/v1/reductions"))), "a new disk")
+            page.until(lambda: site.reduction("disk1"), "a new disk")
+
+
+def test_every_shape_can_be_grabbed(folder, look):
+    """Sector, rectangle and point are added and dragged: the receiver computes what is drawn, and what the page reads in
+    the sum of all frames is the sum of the image.
+    """
+    again = ("--runs", 0, "--pause-ms", 2000)
+    with viewing.simulator((16, 16), 200, *again) as data_port, viewing.receiver(folder, data_port) as site:
+        with look(site) as page:
+            page.until(lambda: page.measured("adf") > 16, "the first rows")
+            for kind in ("sector", "rectangle", "point"):
+                page.page.get_by_role("button", name=f"+ {kind}").click()
+            page.drag("sector1/to_deg", -60, -20)
+            page.drag("sector1/outer", 20, 20)
+            page.drag("rectangle1/y1x1", 40, 12)
+            page.drag("rectangle1/centre", -25, 0)
+            page.drag("point1/centre", 9, 14)
+            page.page.keyboard.press("Shift+ArrowLeft")
+            for name in ("sector1", "rectangle1", "point1"):
+                typed = page.page.locator(f'.detector[data-name="{name}"] input[data-key]')
+                shown = {field.get_attribute("data-key"): float(field.input_value()) for field in typed.all()}
+                page.until(lambda: shown.items() <= site.reduction(name).items(), f"{name} in force")
+                page.until(lambda: reads_as_computed(site, page, name), f"the numbers of {name}")
+            assert site.reduction("point1")["radius"] == 0
+
+
+def reads_as_computed(site, page, name):
+    """Whether the page reads in the sum of all frames what the image of this detector adds up to."""
+    if site.current()["state"] != "complete":
+        return False
+    image, read = site.image(name), page.text(f'.detector[data-name="{name}"] .value')
+    is_shown = page.data(name, "checksum") == viewing.checksum(image)
+    return is_shown and float(read) == pytest.approx(image.sum(), rel=1e-3)
+
+
+def test_pictures_can_be_kept(folder, look):
+    """A virtual image, the field of the centre of mass and the pattern as PNG and as TIFF: the numbers are the receiver's, the
+    calibration is read by tifffile and, where it is there, by hyperspy's reader.
+    """
+    with viewing.simulator((16, 24), 200) as data_port, viewing.receiver(folder, data_port) as site, look(site) as page:
+        site.wait_for_state("complete")
+        page.page.get_by_label("scan step in nm").fill("0.25")
+        page.page.get_by_label("camera in mrad/px").fill("1.5")
+        page.until(lambda: page.measured("bf") == 16 * 24 and page.measured("com") == 16 * 24, "the images")
+        assert_tiff(page.keep("bf", "tiff", folder), site.image("bf"), "nm", 0.25)
+        assert_tiff(page.keep("com", "tiff", folder), np.moveaxis(site.image("com"), 2, 0), "nm", 0.25)
+        assert_tiff(page.keep("diffraction", "tiff", folder), site.image("sum"), "mrad", 1.5)
+        for name in ("bf", "com", "diffraction"):
+            picture = page.keep(name, "png", folder).read_bytes()
+            height, width = (int.from_bytes(picture[at : at + 4], "big") for at in (20, 16))
+            assert picture.startswith(b"\x89PNG") and height > 500 and width > 700, "large enough to be printed"
+
+
+def assert_tiff(path, wanted, unit, per_pixel):
+    with tifffile.TiffFile(path) as file:
+        assert np.array_equal(file.asarray(), wanted.astype("<f4"), equal_nan=True)
+        assert file.is_imagej and file.imagej_metadata["unit"] == unit
+        about = json.loads(file.imagej_metadata["ronchi"])
+        assert about["name"].startswith("seen") and about["scan"] == [16, 24]
+        dots, per = file.pages[0].tags["XResolution"].value
+        assert per / dots == pytest.approx(per_pixel)
+    try:
+        from rsciio.tiff import file_reader
+    except ImportError:
+        return
+    axes = file_reader(str(path))[0]["axes"]
+    assert [(axis["units"], pytest.approx(axis["scale"])) for axis in axes[-2:]] == [(unit, per_pixel)] * 2
 
 
 def test_lost_frames_are_told_and_shown(folder, look):

@@ -64,6 +64,10 @@ class Receiver:
     def image(self, name):
         return self.array(f"/api/v1/acq/latest/result/{name}.npy")
 
+    def reduction(self, name):
+        """The reduction of this name in force, or nothing."""
+        return next((entry for entry in json.loads(self.get("/api/v1/reductions")) if entry["name"] == name), None)
+
     def current(self):
         """The newest acquisition, or an empty one."""
         return (json.loads(self.get("/api/v1/status"))["acquisitions"] or [{"state": "none", "visible": 0}])[0]
@@ -146,6 +150,27 @@ class Page:
 
     def measured(self, name):
         return int(self.data(name, "measured") or 0)
+
+    def drag(self, handle, dx, dy):
+        """Grabs a handle of a detector and moves it by so many pixels of the screen."""
+        element = self.page.locator(f'[data-handle="{handle}"]')
+        element.wait_for()
+        box = element.bounding_box()
+        assert box["width"] >= 10 and box["height"] >= 10, "large enough to be grabbed"
+        x, y = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
+        self.page.mouse.move(x, y)
+        self.page.mouse.down()
+        self.page.mouse.move(x + dx, y + dy, steps=4)
+        self.page.mouse.up()
+
+    def keep(self, name, kind, folder):
+        """Saves a pane as a file of this kind: its path."""
+        pane = "#left .pane" if name == "diffraction" else f'.tiles .pane[data-name="{name}"]'
+        with self.page.expect_download() as download:
+            self.page.locator(f"{pane} .save").select_option(kind)
+        path = folder / download.value.suggested_filename
+        download.value.save_as(path)
+        return path
 
     def text(self, selector):
         return self.page.inner_text(selector)

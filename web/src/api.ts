@@ -61,11 +61,6 @@ export interface Status {
 export interface Reduction {
   name: string;
   kind?: string;
-  cy?: number;
-  cx?: number;
-  radius?: number;
-  inner?: number;
-  outer?: number;
   [parameter: string]: unknown;
 }
 
@@ -97,6 +92,11 @@ export async function reductions(): Promise<Reduction[]> {
 export async function changeReductions(list: Reduction[]): Promise<Reduction[]> {
   const headers = { "Content-Type": "application/json" };
   return (await answer("/api/v1/reductions", { method: "PUT", headers, body: JSON.stringify(list) })).json() as Promise<Reduction[]>;
+}
+
+// A result as it is now, in full size.
+export async function result(acquisition: string, name: string): Promise<Framed> {
+  return unframe(await (await answer(`/api/v1/acq/${acquisition}/result/${encodeURIComponent(name)}`)).arrayBuffer());
 }
 
 // `which`: latest, a number, or y,x of the scan.

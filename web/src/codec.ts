@@ -63,6 +63,8 @@ export class Picture {
   values = new Float32Array(0);
   quality = { missing: 0, dropped: 0 };
   cfg = 0;
+  // The first position that this generation of its detector measured live; those before it are computed of recorded frames.
+  begins: number | undefined;
   private next: number | undefined;
 
   // Takes a message in; false when it changed nothing, because one before it is missing.
@@ -84,8 +86,22 @@ export class Picture {
     }
     this.axes = header.axes ?? [];
     this.quality = header.quality ?? this.quality;
+    if (this.cfg !== header.cfg) this.begins = undefined;
     this.cfg = header.cfg ?? 0;
+    if (this.begins === undefined) this.begin();
     return true;
+  }
+
+  private begin(): void {
+    const first = this.values.findIndex((value) => value === value);
+    const positions = (this.shape[0] ?? 1) * (this.shape[1] ?? 1);
+    if (first >= 0) this.begins = Math.floor((first * positions) / this.values.length);
+  }
+
+  static of(framed: Framed): Picture {
+    const picture = new Picture();
+    picture.take(framed);
+    return picture;
   }
 }
 

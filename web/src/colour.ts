@@ -54,13 +54,48 @@ export function fraction(value: number, low: number, high: number, stretch: Stre
   return above / span;
 }
 
-// The 1st and 99th percentile of what is measured, from at most 20,000 values; undefined when nothing is.
-export function limits(values: Float32Array): [number, number] | undefined {
+// The value at a fraction between the limits: what `fraction` undoes.
+export function value(place: number, low: number, high: number, stretch: Stretch): number {
+  const part = stretch === "sqrt" ? place * place : stretch === "log" ? (1000 ** place - 1) / 999 : place;
+  return low + (high - low) * part;
+}
+
+// What is measured, in ascending order: at most 20,000 values, evenly taken.
+export function sorted(values: Float32Array): Float32Array {
   const stride = Math.max(1, Math.ceil(values.length / 20_000));
   const finite: number[] = [];
   for (let i = 0; i < values.length; i += stride) if (Number.isFinite(values[i])) finite.push(values[i]!);
-  if (finite.length === 0) return undefined;
-  const sorted = Float32Array.from(finite).sort();
-  const at = (part: number) => sorted[Math.round((sorted.length - 1) * part)]!;
-  return [at(0.01), at(0.99)];
+  return Float32Array.from(finite).sort();
+}
+
+export function percentile(sorted: Float32Array, part: number): number {
+  return sorted[Math.round((sorted.length - 1) * part)] ?? NaN;
+}
+
+// The 1st and 99th percentile; undefined when nothing is measured.
+export function limits(sorted: Float32Array): [number, number] | undefined {
+  return sorted.length > 0 ? [percentile(sorted, 0.01), percentile(sorted, 0.99)] : undefined;
+}
+
+// How many values lie in each of so many equal steps of the stretched range.
+export function histogram(sorted: Float32Array, low: number, high: number, stretch: Stretch, bins: number): Uint32Array {
+  const counts = new Uint32Array(bins);
+  let from = 0;
+  for (let bin = 0; bin < bins; bin++) {
+    const end = bin === bins - 1 ? sorted.length : below(sorted, value((bin + 1) / bins, low, high, stretch));
+    counts[bin] = Math.max(0, end - from);
+    from = Math.max(from, end);
+  }
+  return counts;
+}
+
+// How many are smaller than a limit, by halving.
+function below(sorted: Float32Array, limit: number): number {
+  let [from, to] = [0, sorted.length];
+  while (from < to) {
+    const middle = (from + to) >> 1;
+    if (sorted[middle]! < limit) from = middle + 1;
+    else to = middle;
+  }
+  return from;
 }

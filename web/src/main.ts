@@ -8,8 +8,9 @@ import { choice, h, svg } from "./dom";
 import * as format from "./format";
 import { Head, done } from "./head";
 import { Health } from "./health";
-import { Pane } from "./pane";
+import { type About, Pane } from "./pane";
 import * as prefs from "./prefs";
+import * as shapes from "./shapes";
 import { Stream } from "./stream";
 
 const POLL_MS = 400;
@@ -42,18 +43,42 @@ const pattern = new Pane({
   map: "gray",
   tools: [],
   unit: () => (prefs.prefs.mradPerPx ? { unit: "mrad", perPixel: prefs.prefs.mradPerPx } : undefined),
+  about: () => about(source(current()), []),
+  outlines: () => detectors.outlines,
+  failed: fail,
   readout: (y, x) => {
-    const centre = detectors.rounds[0];
-    const [dy, dx] = [y - (centre?.cy ?? pattern.plane.height / 2), x - (centre?.cx ?? pattern.plane.width / 2)];
+    const [cy, cx] = detectors.centre ?? [pattern.plane.height / 2, pattern.plane.width / 2];
+    const [dy, dx] = [y - cy, x - cx];
     const r = Math.hypot(dy, dx);
     const angle = prefs.prefs.mradPerPx ? `  ${(r * prefs.prefs.mradPerPx).toFixed(1)} mrad` : "";
     return `y ${y}  x ${x}  r ${r.toFixed(1)} px${angle}`;
   },
 });
-const detectors: Detectors = new Detectors(pattern, update, (text) => {
+const detectors: Detectors = new Detectors(pattern, update, fail);
+
+function fail(text: string): void {
   refusal = text;
   update();
-});
+}
+
+// What is told of a picture that is kept.
+function about(result: string, more: string[]): About {
+  const acquisition = current();
+  const now = new Date();
+  const reduction = detectors.list.find((entry) => entry.name === result);
+  const position = result === "position" ? chosen.position : undefined;
+  const [day, time] = now.toLocaleString("sv-SE").split(" ");
+  const name = acquisition?.name ?? "no-scan";
+  return {
+    file: `${name}_${[result, ...(position ?? [])].join("-")}_${day}T${time!.replaceAll(":", "")}`,
+    lines: [`${name}  ·  ${day} ${time}`, ...(position ? [`frame at y ${position[0]}, x ${position[1]}`] : []), ...more],
+    facts: {
+      program: `ronchi ${status?.version ?? ""}`, saved: now.toISOString(), acquisition: acquisition?.id, name, result, position, reduction,
+      scan: acquisition?.scan, state: acquisition?.state, missing: acquisition?.missing, path: acquisition?.path,
+      started: acquisition && new Date(acquisition.started_ns / 1e6).toISOString(),
+    },
+  };
+}
 
 function calibration(): HTMLElement {
   const field = (key: "stepNm" | "mradPerPx", label: string, unit: string) => {
@@ -107,9 +132,7 @@ async function readFrame(): Promise<void> {
   reading = true;
   try {
     const framed = await api.frame(acquisition.id, which);
-    const picture = new Picture();
-    picture.take(framed);
-    framePicture = { acquisition: acquisition.id, which, picture };
+    framePicture = { acquisition: acquisition.id, which, picture: Picture.of(framed) };
     frameRefusal = "";
   } catch (error) {
     frameRefusal = (error as Error).message;
@@ -147,7 +170,13 @@ function imagePane(name: string): Pane {
     stretch: "linear",
     map: "gray",
     tools: [hide],
-    unit: () => (prefs.prefs.stepNm ? { unit: "nm", perPixel: prefs.prefs.stepNm * pixels(name)(1, 0) } : undefined),
+    unit: ({ axes }) => (prefs.prefs.stepNm ? { unit: "nm", perPixel: prefs.prefs.stepNm * (axes[0]?.scale ?? 1) } : undefined),
+    about: () => {
+      const detector = detectors.detectors.find((one) => one.name === name);
+      return about(name, detector ? [`${shapes.inWords(detector)}  (detector px)`] : []);
+    },
+    whole: async () => Picture.of(await api.result(current()!.id, name)),
+    failed: fail,
     readout: (y, x) => {
       const [py, px] = [pixels(name)(y, 0, true), pixels(name)(x, 1, true)];
       const step = prefs.prefs.stepNm;
@@ -157,7 +186,7 @@ function imagePane(name: string): Pane {
     nudge: (dy, dx) => chosen.position && pick(chosen.position[0] + dy, chosen.position[1] + dx),
   });
   pane.element.dataset.name = name;
-  pane.drawOverlay = () => pane.overlay.replaceChildren(...pane.scaleBar(), ...marker(pane, name));
+  pane.drawOverlay = () => pane.overlay.replaceChildren(...pane.beginning(), ...pane.scaleBar(), ...marker(pane, name));
   return pane;
 }
 
@@ -196,7 +225,7 @@ let listedImages = "";
 
 function showImages(acquisition: api.Acquisition | undefined): string[] {
   const all = acquisition?.results.filter(isImage).map((result) => result.name) ?? [];
-  const isDetector = (name: string) => detectors.rounds.some((detector) => detector.name === name);
+  const isDetector = (name: string) => detectors.detectors.some((detector) => detector.name === name);
   const images = [...all.filter(isDetector), ...all.filter((name) => !isDetector(name))];
   const shown = images.filter((name) => !prefs.prefs.hidden.includes(name)).slice(0, PANES_MAX);
   const listed = JSON.stringify([images, shown]);

@@ -1,14 +1,17 @@
 // A pane: one picture with its name, contrast, scale bar and the number under the cursor.
 
-import { type MapName, type Stretch, fraction, limits, table } from "./colour";
+import { Bar } from "./bar";
+import { type MapName, type Stretch, limits, sorted } from "./colour";
 import { Picture } from "./codec";
 import { h, say, svg } from "./dom";
 import * as format from "./format";
 import { type Part, type Stats, isVector, planeOf, stats } from "./plane";
 import * as prefs from "./prefs";
-import { type Plane, Surface } from "./surface";
+import { type Outline, draw, png, save } from "./snapshot";
+import { type Look, type Plane, Surface } from "./surface";
+import { tiff } from "./tiff";
 
-const BAR_PX = 66; // The colour bar with its numbers, and the gap beside it.
+const BAR_PX = 72; // The colour bar with its numbers, and the gap beside it.
 const STRETCHES: Stretch[] = ["linear", "sqrt", "log"];
 const MAPS: MapName[] = ["gray", "viridis", "inferno"];
 const PARTS: [Part, string][] = [["field", "direction"], ["magnitude", "length"], ["y", "y"], ["x", "x"]];
@@ -24,10 +27,21 @@ export interface Setup {
   stretch: Stretch;
   map: MapName;
   tools: HTMLElement[];
-  unit: () => Unit | undefined; // Of one pixel along both axes, if it is known.
+  unit: (picture: Picture) => Unit | undefined; // Of one pixel along both axes, if it is known.
   readout: (y: number, x: number) => string; // The position in words.
   pick?: (y: number, x: number) => void;
   nudge?: (dy: number, dx: number) => void; // Moves what was picked.
+  about: () => About;
+  outlines?: () => Outline[]; // What lies over the picture, to be kept with it.
+  whole?: () => Promise<Picture>; // In full size, where the picture may have been binned.
+  failed: (text: string) => void;
+}
+
+// What is told of a picture that is kept.
+export interface About {
+  file: string; // Its name without an ending.
+  lines: string[]; // For people.
+  facts: Record<string, unknown>; // For programs.
 }
 
 export class Pane {
@@ -41,7 +55,7 @@ export class Pane {
   private isOver = false;
   private missing = 0;
   private stats: Stats | undefined;
-  private contrast: [number, number] = [0, 1];
+  private sorted: Float32Array = new Float32Array(0);
   private isDirty = false;
   private cursor: [number, number] | undefined;
   private readonly stage = h("div", { class: "stage" });
@@ -49,27 +63,22 @@ export class Pane {
   private readonly note = h("span", { class: "note" });
   private readonly read = h("span", { class: "read" });
   private readonly empty = h("div", { class: "nothing" });
-  private readonly bar = h("canvas", { width: "1", height: "256" });
-  private readonly handles: [HTMLElement, HTMLElement];
-  private readonly labels = [h("span"), h("span")] as const;
+  private readonly bar: Bar;
   private readonly tools = h("div", { class: "tools" });
-  private readonly barBox: HTMLElement;
-  private readonly auto = h("button", { type: "button", class: "auto", click: () => this.toggleAuto() });
 
   constructor(private readonly setup: Setup) {
     const canvas = h("canvas");
     this.surface = new Surface(canvas);
-    this.handles = [this.handle(0), this.handle(1)];
+    this.bar = new Bar(setup.key, (limits) => this.hold(limits, true), () => this.release());
     this.stage.append(canvas, this.overlay);
-    this.barBox = h("div", { class: "bar" }, this.labels[1], h("div", { class: "ramp" }, this.bar, ...this.handles), this.labels[0], this.auto);
     this.element = h(
       "article",
       { class: "pane" },
-      h("div", { class: "pane-head" }, setup.title, this.note, this.tools),
+      h("div", { class: "pane-head" }, setup.title, this.tools),
       this.host,
-      h("div", { class: "pane-foot" }, this.read),
+      h("div", { class: "pane-foot" }, this.read, this.note),
     );
-    this.host.append(this.stage, this.barBox, this.empty);
+    this.host.append(this.stage, this.bar.element, this.empty);
     new ResizeObserver(() => this.fit()).observe(this.host);
     this.stage.addEventListener("pointermove", (event) => this.point(event));
     this.stage.addEventListener("pointerleave", () => ((this.cursor = undefined), this.say()));
@@ -117,14 +126,49 @@ export class Pane {
     const named = <T extends string>(names: T[]): [T, string][] => names.map((name) => [name, name]);
     const tools: HTMLElement[] = [];
     if (this.picture && isVector(this.picture)) {
-      tools.push(select("component", PARTS, this.part, (part) => ((this.kept.part = part), delete this.kept.frozen)));
+      tools.push(select("component", PARTS, this.part, (part) => ((this.kept.part = part), delete this.kept.held)));
     }
     if (!this.isField) {
       tools.push(select("stretch", named(STRETCHES), this.kept.stretch ?? this.setup.stretch, (stretch) => (this.kept.stretch = stretch)));
       tools.push(select("colours", named(MAPS), this.kept.map ?? this.setup.map, (map) => (this.kept.map = map)));
     }
-    this.tools.replaceChildren(...tools, ...this.setup.tools);
+    this.tools.replaceChildren(...tools, this.keeper(), ...this.setup.tools);
     this.element.classList.toggle("field", this.isField);
+  }
+
+  // Saves the picture, or its numbers.
+  private keeper(): HTMLElement {
+    const options = [["", "save"], ["png", "PNG: as shown"], ["tiff", "TIFF: numbers"]];
+    const menu = h("select", { class: "save", title: "Save this picture", "aria-label": `save ${this.setup.key}` }, ...options.map(([value, text]) => h("option", { value: value! }, text!)));
+    menu.options[0]!.hidden = true;
+    menu.addEventListener("change", () => {
+      const kind = menu.value;
+      menu.value = "";
+      const kept = kind === "png" ? this.savePng() : this.saveTiff();
+      kept.catch((error: Error) => this.setup.failed(`Nothing was saved: ${error.message}`));
+    });
+    return menu;
+  }
+
+  private async savePng(): Promise<void> {
+    if (!this.picture || this.plane.values.length === 0) throw new Error("there is no picture yet");
+    const { file, lines } = this.setup.about();
+    const { length, text } = this.barLength() ?? { length: 0, text: "" };
+    const shot = { name: this.setup.key, under: lines, surface: this.surface, plane: this.plane, look: this.look(this.holes), isField: this.isField };
+    const canvas = draw({ ...shot, bar: length > 0 ? { length, text } : undefined, outlines: this.setup.outlines?.() ?? [] });
+    save(await png(canvas), `${file}.png`);
+  }
+
+  // A vector picture has a page for y and one for x.
+  private async saveTiff(): Promise<void> {
+    const picture = this.setup.whole ? await this.setup.whole() : this.picture;
+    const [height = 0, width = 0] = picture?.shape ?? [];
+    if (!picture || height * width === 0) throw new Error("there is no picture yet");
+    const pages = isVector(picture) ? [planeOf(picture, "y").values, planeOf(picture, "x").values] : [picture.values];
+    const { file, facts } = this.setup.about();
+    const { unit, perPixel } = this.setup.unit(picture) ?? { unit: "pixel", perPixel: picture.axes[0]?.scale ?? 1 };
+    const bytes = tiff({ height, width, pages, unit, perPixel, about: { ...facts, pages: pages.length > 1 ? ["y", "x"] : undefined } });
+    save(new Blob([bytes], { type: "image/tiff" }), `${file}.tif`);
   }
 
   // Shows another state of a picture. `isOver`: what has not come will not come; `missing`: frames known to be lost;
@@ -136,7 +180,7 @@ export class Pane {
     if (wasVector !== (picture && isVector(picture))) this.arrange();
     say(this.empty, picture ? "" : message);
     this.empty.hidden = picture !== undefined;
-    this.stage.hidden = this.barBox.hidden = picture === undefined;
+    this.stage.hidden = this.bar.element.hidden = picture === undefined;
     this.refresh();
   }
 
@@ -161,7 +205,7 @@ export class Pane {
     this.plane.front = this.isOver ? this.plane.values.length : this.stats.front;
     if (before[0] !== this.plane.height || before[1] !== this.plane.width) this.fit();
     this.surface.upload(this.plane);
-    this.contrast = this.kept.frozen ?? limits(this.plane.values) ?? [0, 1];
+    this.sorted = sorted(this.plane.values);
     const { dataset } = this.element;
     [dataset.checksum, dataset.measured, dataset.cfg] = [this.stats.checksum, String(this.stats.measured), String(this.picture.cfg)];
     this.paint();
@@ -169,14 +213,11 @@ export class Pane {
 
   private paint(): void {
     if (!this.picture || !this.stats || this.plane.values.length === 0) return;
-    const [low, high] = this.isField ? [-Math.PI, Math.PI] : this.contrast;
-    // Holes that no lost frame explains are still to be reduced.
     const holes = this.plane.front - this.stats.measured;
-    const isLost = this.missing >= holes;
-    const stretch = this.isField ? "linear" : (this.kept.stretch ?? this.setup.stretch);
-    const map = this.isField ? "cyclic" : (this.kept.map ?? this.setup.map);
-    this.surface.paint(this.plane, { low, high, stretch, map, holes: isLost ? "missing" : "waiting" });
-    this.paintBar(map, stretch);
+    const isLost = this.holes === "missing";
+    const look = this.look(this.holes);
+    this.surface.paint(this.plane, look);
+    this.showBar(look);
     const told = isLost ? [[holes, "missing"]] : [[holes - this.missing, "to be reduced"], [this.missing, "missing"]];
     say(this.note, told.flatMap(([frames, what]) => (Number(frames) > 0 ? [`${format.count(Number(frames))} ${what}`] : [])).join(", "));
     this.note.classList.toggle("bad", isLost);
@@ -184,91 +225,40 @@ export class Pane {
     this.drawOverlay();
   }
 
-  private paintBar(map: MapName, stretch: Stretch): void {
-    this.barBox.classList.toggle("wheel", this.isField);
-    const context = this.bar.getContext("2d")!;
-    const colours = table(map);
-    if (this.isField) return this.paintWheel(context, colours);
-    if (this.bar.width !== 1) [this.bar.width, this.bar.height] = [1, 256];
-    const { low, high } = this.stats!;
-    const image = context.createImageData(1, 256);
-    const [from, to] = this.contrast.map((limit) => fraction(limit, low, high, stretch)) as [number, number];
-    for (let row = 0; row < 256; row++) {
-      const place = 1 - row / 255;
-      const shown = to > from ? Math.min(1, Math.max(0, (place - from) / (to - from))) : 0.5;
-      image.data.set(colours.subarray(Math.round(shown * 255) * 4, Math.round(shown * 255) * 4 + 4), row * 4);
-    }
-    context.putImageData(image, 0, 0);
-    [from, to].forEach((place, index) => {
-      this.handles[index]!.style.bottom = `${Math.min(1, Math.max(0, place)) * 100}%`;
-      this.handles[index]!.setAttribute("aria-valuetext", format.value(this.contrast[index]!));
-      say(this.labels[index]!, format.value(this.contrast[index]!));
-    });
-    say(this.auto, this.kept.frozen ? "fixed" : "auto");
-    this.auto.title = this.kept.frozen ? "Contrast is fixed: click for 1-99 %" : "Contrast follows the 1st and 99th percentile: click to fix it";
-    this.auto.setAttribute("aria-pressed", String(this.kept.frozen !== undefined));
+  // Holes that no lost frame explains are still to be reduced.
+  private get holes(): Look["holes"] {
+    return this.missing >= this.plane.front - (this.stats?.measured ?? 0) ? "missing" : "waiting";
   }
 
-  // What the colours of directions mean: as on the screen, down is +y.
-  private paintWheel(context: CanvasRenderingContext2D, colours: Uint8Array): void {
-    const size = 64;
-    if (this.bar.width !== size) [this.bar.width, this.bar.height] = [size, size];
-    const image = context.createImageData(size, size);
-    for (let i = 0; i < size * size; i++) {
-      const [y, x] = [Math.floor(i / size) - 31.5, (i % size) - 31.5];
-      const radius = Math.hypot(y, x) / 31.5;
-      if (radius > 1) continue;
-      const at = Math.round(((Math.atan2(y, x) + Math.PI) / (2 * Math.PI)) * 255) * 4;
-      for (let c = 0; c < 3; c++) image.data[i * 4 + c] = colours[at + c]! * radius;
-      image.data[i * 4 + 3] = 255;
-    }
-    context.putImageData(image, 0, 0);
-    this.labels.forEach((label) => say(label, ""));
+  // How the values are shown.
+  private look(holes: Look["holes"]): Look {
+    if (this.isField) return { low: -Math.PI, high: Math.PI, stretch: "linear", map: "cyclic", holes };
+    const [low, high] = this.kept.held?.limits ?? limits(this.sorted) ?? [0, 1];
+    return { low, high, stretch: this.kept.stretch ?? this.setup.stretch, map: this.kept.map ?? this.setup.map, holes };
   }
 
-  private toggleAuto(): void {
-    if (this.kept.frozen) delete this.kept.frozen;
-    else this.kept.frozen = this.contrast;
+  private showBar({ low, high, map, stretch }: Look): void {
+    if (this.isField) return this.bar.showWheel(map);
+    const { held } = this.kept;
+    const range: [number, number] = [Math.min(this.stats!.low, low), Math.max(this.stats!.high, high)];
+    this.bar.show({ range, limits: [low, high], hold: !held ? "auto" : held.byHand ? "fixed" : "frozen", map, stretch, sorted: this.sorted });
+  }
+
+  private hold(limits: [number, number], byHand: boolean): void {
+    this.kept.held = { limits, byHand };
     prefs.keep();
-    this.refresh();
-  }
-
-  // Moves one limit of the contrast to a place on the bar, 0 at its foot.
-  private fix(which: 0 | 1, place: number): void {
-    if (!this.stats) return;
-    const { low, high } = this.stats;
-    const stretch = this.kept.stretch ?? this.setup.stretch;
-    const at = Math.min(1, Math.max(0, place));
-    const part = stretch === "sqrt" ? at * at : stretch === "log" ? (1000 ** at - 1) / 999 : at;
-    const frozen: [number, number] = [...this.contrast];
-    frozen[which] = low + (high - low) * part;
-    if (frozen[0] > frozen[1]) return;
-    this.kept.frozen = frozen;
-    prefs.keep();
-    this.contrast = frozen;
     this.paint();
   }
 
-  private handle(which: 0 | 1): HTMLElement {
-    const label = `${which ? "upper" : "lower"} contrast limit of ${this.setup.key}`;
-    const handle = h("div", { class: "limit", role: "slider", tabindex: "0", "aria-label": label });
-    const place = () => 1 - (handle.offsetTop + handle.offsetHeight / 2) / Math.max(1, this.bar.clientHeight);
-    handle.addEventListener("pointerdown", (event) => {
-      handle.setPointerCapture(event.pointerId);
-      event.preventDefault();
-    });
-    handle.addEventListener("pointermove", (event) => {
-      if (!handle.hasPointerCapture(event.pointerId)) return;
-      const box = this.bar.getBoundingClientRect();
-      this.fix(which, (box.bottom - event.clientY) / box.height);
-    });
-    handle.addEventListener("keydown", (event) => {
-      const step = { ArrowUp: 0.01, ArrowDown: -0.01 }[event.key];
-      if (step === undefined) return;
-      event.preventDefault();
-      this.fix(which, place() + step * (event.shiftKey ? 10 : 1));
-    });
-    return handle;
+  // Between contrast that follows the values and contrast that stays as it is.
+  private release(): void {
+    if (!this.kept.held) {
+      const { low, high } = this.look("waiting");
+      return this.hold([low, high], false);
+    }
+    delete this.kept.held;
+    prefs.keep();
+    this.paint();
   }
 
   private point(event: PointerEvent): void {
@@ -299,20 +289,42 @@ export class Pane {
     const density = window.devicePixelRatio || 1;
     this.surface.canvas.width = Math.max(1, Math.round(w * density));
     this.surface.canvas.height = Math.max(1, Math.round(hgt * density));
-    this.barBox.style.height = `${hgt}px`;
+    this.bar.element.style.height = `${hgt}px`;
     this.overlay.setAttribute("viewBox", `0 0 ${w} ${hgt}`);
     this.paint();
   }
 
-  // A bar of a round length in the lower left corner.
+  // A bar of a round length, in pixels of the picture.
+  private barLength(): { length: number; text: string } | undefined {
+    const { unit, perPixel } = (this.picture && this.setup.unit(this.picture)) ?? { unit: "px", perPixel: 1 };
+    const length = format.roundDown((this.plane.width / 4) * perPixel);
+    if (!(length > 0)) return undefined;
+    return { length: length / perPixel, text: `${length >= 0.01 ? Number(length.toPrecision(2)) : length.toExponential(0)} ${unit}` };
+  }
+
+  // In the lower left corner.
   scaleBar(): SVGElement[] {
-    const unit = this.setup.unit() ?? { unit: "px", perPixel: 1 };
-    const width = this.plane.width * this.scale;
-    const length = format.roundDown((this.plane.width / 4) * unit.perPixel);
-    if (!(length > 0) || width < 80) return [];
-    const [x, y, w] = [10, this.plane.height * this.scale - 12, (length / unit.perPixel) * this.scale];
+    const bar = this.barLength();
+    if (!bar || this.plane.width * this.scale < 80) return [];
+    const [x, y, w] = [10, this.plane.height * this.scale - 12, bar.length * this.scale];
     const text = svg("text", { x: x + w / 2, y: y - 6, class: "scale-text" });
-    text.textContent = `${length >= 0.01 ? Number(length.toPrecision(2)) : length.toExponential(0)} ${unit.unit}`;
+    text.textContent = bar.text;
     return [svg("rect", { x: x - 1, y: y - 1, width: w + 2, height: 5, class: "scale-edge" }), svg("rect", { x, y, width: w, height: 3, class: "scale" }), text];
+  }
+
+  // Where a picture of a new detector began, while what lies before that is not all computed yet: a line from there.
+  beginning(): SVGElement[] {
+    const begins = this.picture?.begins ?? 0;
+    const before = this.plane.values.subarray(0, begins);
+    const holes = before.reduce((holes, value) => holes + (value === value ? 0 : 1), 0);
+    const isShown = begins >= this.plane.width && holes > this.missing;
+    this.element.dataset.begins = isShown ? String(begins) : "";
+    if (!isShown) return [];
+    const [row, column] = [Math.floor(begins / this.plane.width), begins % this.plane.width];
+    const [upper, lower, across] = [row * this.scale, (row + 1) * this.scale, column * this.scale];
+    const line = `M0 ${lower}H${across}V${upper}H${this.plane.width * this.scale}`;
+    const text = svg("text", { x: this.plane.width * this.scale - 6, y: upper > 20 ? upper - 6 : lower + 14, class: "begins-text" });
+    text.textContent = `live from row ${row}`;
+    return [svg("path", { d: line, class: "begins-edge" }), svg("path", { d: line, class: "begins" }), text];
   }
 }

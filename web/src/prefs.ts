@@ -5,7 +5,7 @@ import type { MapName, Stretch } from "./colour";
 export interface PanePrefs {
   map?: MapName;
   stretch?: Stretch;
-  frozen?: [number, number];
+  held?: { limits: [number, number]; byHand: boolean }; // Contrast that does not follow the values.
   part?: string;
 }
 

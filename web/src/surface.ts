@@ -83,6 +83,17 @@ export class Surface {
   paint(plane: Plane, look: Look): void {
     this.painter.paint(plane, look, window.devicePixelRatio || 1);
   }
+
+  // Paints it in another size for a moment, for `use` to copy.
+  paintAt(width: number, height: number, plane: Plane, look: Look, use: (canvas: HTMLCanvasElement) => void): void {
+    const { canvas } = this;
+    const before = [canvas.width, canvas.height] as const;
+    [canvas.width, canvas.height] = [width, height];
+    this.painter.paint(plane, look, 1);
+    use(canvas);
+    [canvas.width, canvas.height] = before;
+    this.paint(plane, look);
+  }
 }
 
 class Card implements Painter {

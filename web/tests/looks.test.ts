@@ -1,5 +1,5 @@
 import { expect, test } from "vitest";
-import { fraction, limits, table } from "../src/colour";
+import { fraction, histogram, limits, percentile, sorted, table, value } from "../src/colour";
 import { Picture } from "../src/codec";
 import * as format from "../src/format";
 import { needed } from "../src/banners";
@@ -16,9 +16,10 @@ test("numbers as people read them", () => {
 
 test("limits are percentiles of what is measured, and of nothing there are none", () => {
   const values = Float32Array.from({ length: 1001 }, (_, i) => i);
-  expect(limits(values)).toEqual([10, 990]);
-  expect(limits(Float32Array.from([NaN, 4, NaN]))).toEqual([4, 4]);
-  expect(limits(new Float32Array(5).fill(NaN))).toBeUndefined();
+  expect(limits(sorted(values))).toEqual([10, 990]);
+  expect(percentile(sorted(values.reverse()), 0.5)).toBe(500);
+  expect(limits(sorted(Float32Array.from([NaN, 4, NaN])))).toEqual([4, 4]);
+  expect(limits(sorted(new Float32Array(5).fill(NaN)))).toBeUndefined();
 });
 
 test("stretches go from 0 to 1 and never back", () => {
@@ -28,6 +29,20 @@ test("stretches go from 0 to 1 and never back", () => {
     expect(shown).toEqual([...shown].sort((a, b) => a - b));
   }
   expect(fraction(3, 3, 3, "log")).toBe(0.5);
+  for (const stretch of ["linear", "sqrt", "log"] as const) expect(fraction(value(0.3, 2, 12, stretch), 2, 12, stretch)).toBeCloseTo(0.3);
+});
+
+test("a histogram counts every value once, in steps of the stretched range", () => {
+  const values = Float32Array.from({ length: 1000 }, (_, i) => ((i * 7919) % 1000) / 10);
+  for (const stretch of ["linear", "sqrt", "log"] as const) {
+    const slow = new Array(8).fill(0);
+    for (const one of values) slow[Math.min(7, Math.floor(fraction(one, 0, 99.9, stretch) * 8))] += 1;
+    const counts = [...histogram(sorted(values), 0, 99.9, stretch, 8)];
+    expect(counts.reduce((sum, count) => sum + count)).toBe(1000);
+    counts.forEach((count, bin) => expect(Math.abs(count - slow[bin])).toBeLessThanOrEqual(1)); // Rounding at an edge.
+  }
+  expect([...histogram(Float32Array.from([3, 3]), 3, 3, "linear", 2)].reduce((sum, count) => sum + count)).toBe(2);
+  expect([...histogram(new Float32Array(0), 0, 1, "log", 3)]).toEqual([0, 0, 0]);
 });
 
 test("maps begin and end as they should; the wheel is closed", () => {
