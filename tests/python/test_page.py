@@ -159,6 +159,109 @@ def assert_tiff(path, wanted, unit, per_pixel):
     assert [(axis["units"], pytest.approx(axis["scale"])) for axis in axes[-2:]] == [(unit, per_pixel)] * 2
 
 
+def test_recording_is_started_and_stopped(folder, look):
+    """The button asks for what was typed; stopping is asked back once. Against a stand-in for the control API."""
+    asked = []
+
+    def answer(route, request):
+        if request.method == "POST":
+            asked.append(request.post_data_json)
+            recording.update(recording=asked[-1]["action"] == "start", can=["stop" if asked[-1]["action"] == "start" else "start"])
+        route.fulfill(json=recording)
+
+    recording = {"recording": False, "can": ["start"], "name": "seen", "scan": None, "links": ["merlin"], "why_not": None}
+    with viewing.receiver(folder, harness.free_port()) as site, look(site, routes={"**/api/v1/recording": answer}) as page:
+        page.until(lambda: "next scan: not recorded" in page.text(".recorder"), "the state")
+        page.page.get_by_label("name of the next recording").fill("gold")
+        page.page.get_by_label("scan shape").fill("64")
+        page.page.get_by_role("button", name="Record").click()
+        page.until(lambda: "expected rows" in page.text("#banner-refused"), "why not")
+        page.page.get_by_label("scan shape").fill("64 x 32")
+        page.page.get_by_role("button", name="Record").click()
+        page.until(lambda: "recorded as seen" in page.text(".recorder"), "the next scan")
+        assert page.page.query_selector("#banner-refused") is None
+        page.page.get_by_role("button", name="Stop").click()
+        page.page.get_by_role("button", name="Keep recording").click()
+        page.page.get_by_role("button", name="Stop").click()
+        page.page.get_by_role("button", name="Stop recording").click()
+        page.until(lambda: "not recorded" in page.text(".recorder"), "the end")
+        assert asked == [{"action": "start", "name": "gold", "scan": [64, 32]}, {"action": "stop"}]
+
+
+def test_whoever_may_only_look_is_offered_nothing_else(folder, look):
+    """First a token is asked for, and kept for this tab; one that may only read shows everything and changes nothing."""
+
+    def who(route, request):
+        token = request.headers.get("authorization")
+        if token in (None, "Bearer secret"):
+            return route.fulfill(json={"role": "read" if token else None, "auth": True, "controller": False})
+        route.fulfill(status=401, json={"status": 401, "error": "no such token"})
+
+    can = {"recording": True, "can": ["stop"], "name": "seen", "scan": None, "links": ["merlin"], "why_not": None}
+    routes = {
+        "**/api/v1/me": who,
+        "**/api/v1/ticket": lambda route, _: route.fulfill(json={"ticket": "once"}),
+        "**/api/v1/recording": lambda route, _: route.fulfill(json=can),
+    }
+    with viewing.simulator((16, 16), 100) as data_port, viewing.receiver(folder, data_port) as site:
+        with look(site, routes=routes, can_lose_contact=True) as page:
+            field = page.page.get_by_label("token", exact=True)
+            for token in ("wrong", "secret"):
+                field.wait_for()
+                field.fill(token)
+                page.page.get_by_role("button", name="Use it").click()
+                if token == "wrong":
+                    page.until(lambda: "does not know this token" in page.text("#token"), "a wrong token")
+            page.until(lambda: page.text(".role") == "read-only" and not page.page.is_visible("#token"), "the role")
+            page.until(lambda: page.measured("bf") > 0, "images")
+            page.page.reload()
+            page.until(lambda: page.text(".role") == "read-only", "the role, also after a reload")
+            for locked in ('.detector[data-name="bf"] input[data-key="radius"]', '.detector[data-name="bf"] .remove'):
+                page.until(lambda: page.page.locator(locked).is_disabled(), f"{locked} locked")
+            assert page.page.locator('[data-detector="bf"] .handle').count() == 0
+            assert not page.page.get_by_role("button", name="Stop").is_visible()
+            assert page.page.get_by_role("button", name="+ disk").count() == 0
+
+
+def test_data_sets_and_numbers_are_in_the_drawer(folder, look):
+    """Name, frames and gaps of what is on disk, the line that opens it; the last two minutes; what is computed."""
+    with viewing.simulator((16, 16), 200) as data_port, viewing.receiver(folder, data_port) as site, look(site) as page:
+        site.wait_for_state("complete")
+        page.page.context.grant_permissions(["clipboard-read", "clipboard-write"])
+        page.page.get_by_role("button", name="Data sets", exact=True).first.click()
+        page.until(lambda: "256 frames" in page.text(".data-set") and "no gaps" in page.text(".data-set"), "the data set")
+        page.page.get_by_label("copy the Python line that opens seen").click()
+        page.until(lambda: "zarr.open_array" in page.page.evaluate("navigator.clipboard.readText()"), "the line")
+        page.page.get_by_role("button", name="Metadata").click()
+        page.until(lambda: '"name":"adf"' in page.text("#drawer"), "the reductions")
+        page.page.keyboard.press("Escape")
+        assert not page.page.is_visible("#drawer")
+        page.page.locator("#health-rate").click()
+        page.until(lambda: "backlog" in page.text("#drawer"), "the history")
+
+
+def test_the_field_of_the_centre_of_mass(folder, look):
+    """Rotation and flip typed above the field are the receiver's: the pane ends with the field that it computes."""
+    again = ("--runs", 0, "--pause-ms", 2000)
+    with viewing.simulator((16, 16), 200, *again) as data_port, viewing.receiver(folder, data_port) as site, look(site) as page:
+        page.page.get_by_role("button", name="field of com").click()
+        page.page.get_by_label("turn of com").fill("90")
+        page.page.get_by_label("flip y of com").check()
+        page.page.get_by_label("subtracted from com").select_option("mean")
+
+        def is_turned():
+            wanted = {"rotation_deg": 90, "flip_y": True, "regression": 0}
+            if not wanted.items() <= site.reduction("com").items() or site.current()["state"] != "complete":
+                return False
+            com, field = site.image("com"), site.image("com_field")
+            flipped = (com - com.mean(axis=(0, 1))) * [-1, 1]
+            turned = np.stack([flipped[..., 1], -flipped[..., 0]], axis=-1)
+            page.page.locator('.pane[data-name="com_field"] select').first.select_option("x")
+            return np.allclose(field, turned, atol=1e-6) and page.data("com_field", "checksum") == viewing.checksum(field[..., 1])
+
+        page.until(is_turned, "the field")
+
+
 def test_lost_frames_are_told_and_shown(folder, look):
     """Frames that are lost on the way: the number turns bad with a shape, the lamp of the link says so, and the positions
     are marked as missing, never as zero.

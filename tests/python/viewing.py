@@ -13,6 +13,7 @@ import harness
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 SIGNAL = (64, 64)
+OFFERED = ("/api/v1/me", "/api/v1/recording", "/api/v1/datasets")
 CONFIG = """
 [data]
 directory = "{folder}"
@@ -124,15 +125,23 @@ def browser():
 class Page:
     """The page of a receiver at 1366x768; whatever goes wrong in it fails the test."""
 
-    def __init__(self, chromium, url, can_lose_contact=False):
+    def __init__(self, chromium, url, can_lose_contact=False, routes=None):
         self.context = chromium.new_context(viewport={"width": 1366, "height": 768})
         self.page = self.context.new_page()
+        for path, answer in (routes or {}).items():
+            self.page.route(path, answer)
         self.page.set_default_timeout(30_000)
         self.errors = []
         self.page.on("pageerror", lambda error: self.errors.append(str(error)))
         if not can_lose_contact:
-            self.page.on("console", lambda message: message.type == "error" and self.errors.append(message.text))
+            self.page.on("console", self._hear)
         self.page.goto(url)
+
+    def _hear(self, message):
+        # What a receiver does not offer is asked for once, and Chromium tells of that.
+        is_offer = message.text.endswith("404 (Not Found)") and message.location["url"].endswith(OFFERED)
+        if message.type == "error" and not is_offer:
+            self.errors.append(message.text)
 
     def __enter__(self):
         return self

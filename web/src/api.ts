@@ -1,6 +1,7 @@
 // The HTTP API (docs/http-api.md), as far as the page needs it.
 
 import { type Framed, unframe } from "./codec";
+import * as prefs from "./prefs";
 
 export type State = "waiting" | "running" | "complete" | "interrupted" | "failed";
 
@@ -64,11 +65,34 @@ export interface Reduction {
   [parameter: string]: unknown;
 }
 
-async function answer(path: string, init?: RequestInit): Promise<Response> {
-  const response = await fetch(path, { ...init, signal: AbortSignal.timeout(5000) });
-  if (response.ok) return response;
-  const body = (await response.json().catch(() => ({}))) as { error?: string };
-  throw new Refused(response.status, body.error ?? response.statusText);
+// Who this page is, and what it may do.
+export interface Me {
+  role: "read" | "control" | null;
+  auth: boolean; // Whether tokens are asked for at all.
+  controller: boolean; // Whether control is ours at the moment.
+}
+
+export interface Recording {
+  recording: boolean; // A series is being recorded, or the next one will be.
+  can: ("start" | "stop")[];
+  name: string; // Of the data set that is written, or that comes next.
+  scan: [number, number] | null;
+  links: string[];
+  why_not: string | null;
+}
+
+export type Change = { action: "start"; name?: string; scan?: [number, number] } | { action: "stop" };
+
+export interface DataSet {
+  name: string;
+  path: string;
+  uuid: string | null;
+  created: string | null;
+  state: string;
+  frames: number;
+  bytes: number;
+  gaps: number;
+  open: boolean;
 }
 
 // The receiver is there and says no.
@@ -81,18 +105,59 @@ export class Refused extends Error {
   }
 }
 
-export async function status(): Promise<Status> {
-  return (await answer("/api/v1/status")).json() as Promise<Status>;
+let token = prefs.token();
+
+export function useToken(text: string): void {
+  token = text;
+  prefs.keepToken(text);
 }
 
-export async function reductions(): Promise<Reduction[]> {
-  return (await answer("/api/v1/reductions")).json() as Promise<Reduction[]>;
+export function hasToken(): boolean {
+  return token !== null;
 }
 
-export async function changeReductions(list: Reduction[]): Promise<Reduction[]> {
+async function answer(path: string, init: RequestInit = {}): Promise<Response> {
+  const headers = new Headers(init.headers);
+  if (token !== null) headers.set("Authorization", `Bearer ${token}`);
+  const response = await fetch(path, { ...init, headers, signal: AbortSignal.timeout(5000) });
+  if (response.ok) return response;
+  const body = (await response.json().catch(() => ({}))) as { error?: string };
+  throw new Refused(response.status, body.error ?? response.statusText);
+}
+
+async function ask<T>(path: string): Promise<T> {
+  return (await answer(path)).json() as Promise<T>;
+}
+
+async function send<T>(method: "PUT" | "POST", path: string, body: unknown): Promise<T> {
   const headers = { "Content-Type": "application/json" };
-  return (await answer("/api/v1/reductions", { method: "PUT", headers, body: JSON.stringify(list) })).json() as Promise<Reduction[]>;
+  return (await answer(path, { method, headers, body: JSON.stringify(body) })).json() as Promise<T>;
 }
+
+const absent = new Set<string>();
+
+// Something that not every receiver offers: undefined where it does not, and then it is not asked again.
+async function offered<T>(path: string): Promise<T | undefined> {
+  if (absent.has(path)) return undefined;
+  try {
+    return await ask<T>(path);
+  } catch (error) {
+    if (!(error instanceof Refused) || error.status !== 404) throw error;
+    absent.add(path);
+    return undefined;
+  }
+}
+
+export const status = () => ask<Status>("/api/v1/status");
+export const reductions = () => ask<Reduction[]>("/api/v1/reductions");
+export const changeReductions = (list: Reduction[]) => send<Reduction[]>("PUT", "/api/v1/reductions", list);
+export const me = () => offered<Me>("/api/v1/me");
+export const takeControl = () => send<Me>("POST", "/api/v1/control", { action: "take" });
+export const recording = () => offered<Recording>("/api/v1/recording");
+export const record = (change: Change) => send<Recording>("POST", "/api/v1/recording", change);
+export const dataSets = () => offered<DataSet[]>("/api/v1/datasets");
+// Opens one WebSocket, which cannot carry a token.
+export const ticket = () => send<{ ticket: string }>("POST", "/api/v1/ticket", {});
 
 // A result as it is now, in full size.
 export async function result(acquisition: string, name: string): Promise<Framed> {

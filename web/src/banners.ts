@@ -8,6 +8,7 @@ export interface Banner {
   id: string;
   mood: "attention" | "bad";
   text: string;
+  action?: [label: string, act: () => void];
 }
 
 export function needed(status: Status | undefined, current: Acquisition | undefined, silent_s: number, diskLeft_s: number): Banner[] {
@@ -31,7 +32,7 @@ export function needed(status: Status | undefined, current: Acquisition | undefi
     say("detector", "bad", `No connection to ${gone.map((link) => link.name).join(", ")}: look whether the detector is on and its cable in. The receiver connects by itself.`);
   }
   if (current?.state === "running" && !current.recording) {
-    say("preview", "attention", "Not recording: this is a preview, and its frames are gone when the scan ends. Start the receiver with recording to keep them.");
+    say("preview", "attention", "Not recording: this is a preview, and its frames are gone when the scan ends. Record the next one to keep it.");
   }
   if (status.fallen.length > 0) say("fallen", "bad", `A bug: ${status.fallen.join(", ")} stopped. What was written is good. Please report it, and start the receiver again.`);
   return banners;
@@ -44,5 +45,5 @@ export function show(element: HTMLElement, banners: Banner[]): void {
   if (key === shown) return;
   shown = key;
   const shapes = { attention: "▲", bad: "✕" };
-  element.replaceChildren(...banners.map(({ id, mood, text }) => h("div", { class: "banner", id: `banner-${id}`, "data-mood": mood }, h("i", { "aria-hidden": "true" }, shapes[mood]), text)));
+  element.replaceChildren(...banners.map(({ id, mood, text, action }) => h("div", { class: "banner", id: `banner-${id}`, "data-mood": mood }, h("i", { "aria-hidden": "true" }, shapes[mood]), h("span", {}, text), ...(action ? [h("button", { type: "button", click: action[1] }, action[0])] : []))));
 }

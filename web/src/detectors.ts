@@ -31,7 +31,7 @@ export class Detectors {
   constructor(
     private readonly pane: Pane,
     private readonly changed: () => void,
-    private readonly failed: (text: string) => void,
+    private readonly failed: (text: string, error?: Error) => void,
   ) {
     this.drawing = new Drawing(pane, {
       select: (name) => this.select(name),
@@ -84,7 +84,7 @@ export class Detectors {
 
   // Other parameters of an entry that is no detector.
   amend(name: string, parameters: Partial<api.Reduction>): void {
-    const entry = this.list.find((entry) => entry.name === name);
+    const entry = this.find(name);
     if (!entry) return;
     this.amended.add(name);
     this.edit(() => Object.assign(entry, parameters));
@@ -124,7 +124,7 @@ export class Detectors {
       this.failed("");
     } catch (error) {
       this.sending = false;
-      this.failed(`The receiver did not take the detectors: ${(error as Error).message}`);
+      this.failed(`The receiver did not take the change: ${(error as Error).message}`, error as Error);
       this.take(await api.reductions().catch(() => this.list));
     }
     this.changed();
@@ -201,8 +201,8 @@ export class Detectors {
     eye.setAttribute("aria-pressed", String(isSeen));
   }
 
-  private find(name: string): Detector | undefined {
-    return this.detectors.find((detector) => detector.name === name);
+  find(name: string): api.Reduction | undefined {
+    return this.list.find((entry) => entry.name === name);
   }
 
   private select(name: string): void {
@@ -245,7 +245,7 @@ export class Detectors {
 
   private set(name: string, numbers: Numbers): void {
     const detector = this.find(name);
-    if (detector) this.edit(() => shapes.set(detector, numbers, this.extent));
+    if (detector && shapes.isShape(detector)) this.edit(() => shapes.set(detector, numbers, this.extent));
   }
 
   // On the pattern.

@@ -41,3 +41,16 @@ export function roundDown(limit: number): number {
   const step = [5, 2, 1].find((step) => step * power <= limit * 1.0001) ?? 1;
   return step * power;
 }
+
+// 2026-11-28 07:00:11, of this place.
+export function moment(time_ms: number): string {
+  return new Date(time_ms).toLocaleString("sv-SE");
+}
+
+// A scan shape as people write it, 256x256 or 256, 256; undefined when nothing is said, null when it is no shape.
+export function scanShape(text: string): [number, number] | undefined | null {
+  if (text.trim() === "") return undefined;
+  const found = /^\s*(\d{1,6})\s*[x×*,]\s*(\d{1,6})\s*$/i.exec(text);
+  const [rows, positions] = [Number(found?.[1]), Number(found?.[2])];
+  return rows > 0 && positions > 0 ? [rows, positions] : null;
+}

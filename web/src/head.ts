@@ -5,7 +5,7 @@ import { h, say } from "./dom";
 import * as format from "./format";
 
 // Never by colour alone: each state has its word and its shape.
-const STATES: Record<State | "idle" | "finishing" | "offline", [string, string, string]> = {
+export const STATES: Record<State | "idle" | "finishing" | "offline", [string, string, string]> = {
   idle: ["○", "idle", ""],
   waiting: ["◔", "waiting", "attention"],
   running: ["●", "scanning", "good"],
@@ -22,23 +22,19 @@ export class Head {
   private readonly word = h("span");
   private readonly state = h("div", { class: "state", id: "state" }, this.shape, this.word);
   private readonly progress = h("span", { class: "progress" });
-  private readonly kept = h("span", { class: "kept" });
   private readonly line = h("div", { class: "progress-line" });
-  private readonly copy = h("button", { type: "button", class: "quiet" }, "Copy Python");
+  private readonly role = h("span", { class: "role", title: "Your token may look, and change nothing" });
   private listed = "";
-  private current: Acquisition | undefined;
 
-  constructor(element: HTMLElement, choose: (id: string) => void, theme: () => void) {
+  constructor(element: HTMLElement, choose: (id: string) => void, theme: () => void, tools: HTMLElement[]) {
     this.names.addEventListener("change", () => choose(this.names.value));
-    this.copy.addEventListener("click", () => void this.copyPython());
     const switcher = h("button", { type: "button", class: "quiet", "aria-label": "Light or dark", title: "Light or dark", click: theme }, "◐");
-    const right = h("div", { class: "right" }, this.kept, this.copy, h("a", { href: "/api/v1/status" }, "status"), h("a", { href: "/metrics" }, "metrics"), switcher);
+    const right = h("div", { class: "right" }, this.role, ...tools, switcher);
     element.append(h("b", { class: "brand" }, "ronchi"), this.names, this.state, this.progress, right, this.line);
   }
 
   // `rate`: frames per second, for the time left.
-  show(status: Status | undefined, current: Acquisition | undefined, isConnected: boolean, rate: number): void {
-    this.current = current;
+  show(status: Status | undefined, current: Acquisition | undefined, isConnected: boolean, rate: number, canChange: boolean): void {
     this.list(status?.acquisitions ?? []);
     const [shape, word, mood] = STATES[!isConnected ? "offline" : !current ? "idle" : isFinishing(current) ? "finishing" : current.state];
     say(this.shape, shape);
@@ -47,9 +43,7 @@ export class Head {
     say(this.progress, current ? this.far(current, rate) : "");
     const part = current ? done(current) / Math.max(1, total(current) ?? Infinity) : 0;
     this.line.style.width = `${Math.min(1, part) * 100}%`;
-    say(this.kept, !current ? "" : current.recording ? "● recorded" : "○ preview, not recorded");
-    this.kept.title = current?.path ?? "";
-    this.copy.hidden = !current?.path;
+    say(this.role, canChange ? "" : "read-only");
     document.title = current && isConnected ? `${word} · ${current.name}` : "ronchi";
   }
 
@@ -70,15 +64,6 @@ export class Head {
     this.names.replaceChildren(...(options.length > 0 ? options : [h("option", { value: "latest" }, "no scan yet")]));
     this.names.value = acquisitions.some(({ id }) => id === chosen) ? chosen : "latest";
     if (this.names.selectedIndex < 0) this.names.selectedIndex = 0;
-  }
-
-  private async copyPython(): Promise<void> {
-    const path = this.current?.path;
-    if (!path) return;
-    const text = `import zarr\nframes = zarr.open_array(${JSON.stringify(`${path}/frames`)}, mode="r")  # (frame, y, x)\n`;
-    await navigator.clipboard.writeText(text).catch(() => window.prompt("Copy this line:", text));
-    say(this.copy, "Copied");
-    setTimeout(() => say(this.copy, "Copy Python"), 1500);
   }
 }
 

@@ -26,7 +26,7 @@ class Cell {
   private readonly plot = h("canvas", { width: "1", height: "1", "aria-hidden": "true" });
 
   constructor(id: string, label: string) {
-    this.element = h("div", { class: "cell", id: `health-${id}` }, h("span", { class: "label" }, label), this.number, this.more, this.plot);
+    this.element = h("button", { type: "button", class: "cell", id: `health-${id}`, title: "The last two minutes" }, h("span", { class: "label" }, label), this.number, this.more, this.plot);
   }
 
   say(number: string, more: string, mood: Mood): void {
@@ -36,21 +36,33 @@ class Cell {
   }
 
   draw(values: number[]): void {
-    const density = window.devicePixelRatio || 1;
-    const [width, height] = [this.plot.clientWidth * density, this.plot.clientHeight * density];
-    if (width === 0) return;
-    if (this.plot.width !== width || this.plot.height !== height) [this.plot.width, this.plot.height] = [width, height];
-    const context = this.plot.getContext("2d")!;
-    context.clearRect(0, 0, width, height);
-    const top = Math.max(...values, 1e-9);
-    const y = (value: number) => height - 1 - (value / top) * (height - 2);
-    const x = (index: number) => width - ((values.length - 1 - index) / (KEPT - 1)) * width;
-    context.beginPath();
-    values.forEach((value, index) => (index === 0 ? context.moveTo(x(index), y(value)) : context.lineTo(x(index), y(value))));
-    context.strokeStyle = getComputedStyle(this.plot).color;
-    context.lineWidth = density;
-    context.stroke();
+    line(this.plot, values);
   }
+}
+
+// The newest value at the right edge, two minutes from edge to edge, 0 at the foot.
+function line(plot: HTMLCanvasElement, values: number[]): void {
+  const density = window.devicePixelRatio || 1;
+  const [width, height] = [Math.round(plot.clientWidth * density), Math.round(plot.clientHeight * density)];
+  if (width === 0) return;
+  if (plot.width !== width || plot.height !== height) [plot.width, plot.height] = [width, height];
+  const context = plot.getContext("2d")!;
+  context.clearRect(0, 0, width, height);
+  const top = Math.max(...values, 1e-9);
+  const y = (value: number) => height - 1 - (value / top) * (height - 2);
+  const x = (index: number) => width - ((values.length - 1 - index) / (KEPT - 1)) * width;
+  context.beginPath();
+  values.forEach((value, index) => (index === 0 ? context.moveTo(x(index), y(value)) : context.lineTo(x(index), y(value))));
+  context.strokeStyle = getComputedStyle(plot).color;
+  context.lineWidth = density;
+  context.stroke();
+}
+
+export interface History {
+  label: string;
+  values: number[];
+  inWords: (value: number) => string;
+  draw: (plot: HTMLCanvasElement) => void;
 }
 
 export class Health {
@@ -70,7 +82,8 @@ export class Health {
   // Seconds until the disk is full at the present rate.
   diskLeft_s = Infinity;
 
-  constructor(element: HTMLElement) {
+  constructor(element: HTMLElement, openHistory: () => void) {
+    Object.values(this.cells).forEach((cell) => cell.element.addEventListener("click", openHistory));
     element.append(...Object.values(this.cells).map((cell) => cell.element), this.lamps);
   }
 
@@ -93,6 +106,19 @@ export class Health {
     this.readings.push(now);
     if (this.readings.length > KEPT) this.readings.shift();
     this.show(status, current, now);
+  }
+
+  // Of the last two minutes.
+  history(): History[] {
+    const rates = (counter: "frames" | "bytes" | "written") => this.readings.map((_, at) => this.rate(counter, at));
+    const plots: [string, number[], (value: number) => string][] = [
+      ["frames", rates("frames"), (value) => `${format.count(value)} /s`],
+      ["data in", rates("bytes"), (value) => format.si(value, "B/s")],
+      ["lost", this.readings.map((reading) => reading.lost), format.count],
+      ["backlog", this.readings.map((reading) => reading.backlog), (value) => format.si(value, "B")],
+      ["written", rates("written"), (value) => format.si(value, "B/s")],
+    ];
+    return plots.map(([label, values, inWords]) => ({ label, values, inWords, draw: (plot) => line(plot, values) }));
   }
 
   get frameRate(): number {
@@ -125,11 +151,8 @@ export class Health {
     this.age_s = now.frames === 0 ? Infinity : (performance.now() - this.framesAt) / 1000;
     const isLate = current?.state === "running" && !isFinishing(current) && this.age_s > 1;
     age.say(now.frames === 0 ? "none yet" : this.age_s < 1 ? "now" : `${format.duration(this.age_s)} ago`, isLate ? "the scan stands still" : "", isLate ? "attention" : "");
-    const history = (counter: "frames" | "bytes") => this.readings.map((_, at) => this.rate(counter, at));
-    rate.draw(history("frames"));
-    bytes.draw(history("bytes"));
-    lost.draw(this.readings.map((reading) => reading.lost));
-    backlog.draw(this.readings.map((reading) => reading.backlog));
+    const history = this.history();
+    [rate, bytes, lost, backlog].forEach((cell, index) => cell.draw(history[index]!.values));
     this.showLamps(status, now.lost);
   }
 

@@ -5,17 +5,22 @@ import * as banners from "./banners";
 import { Picture } from "./codec";
 import { Detectors } from "./detectors";
 import { choice, h, svg } from "./dom";
+import { Drawer } from "./drawer";
+import { FieldLine, isFromZero, reductionOf } from "./field";
 import * as format from "./format";
 import { Head, done } from "./head";
 import { Health } from "./health";
 import { type About, Pane } from "./pane";
 import * as prefs from "./prefs";
+import { Recorder } from "./recorder";
+import { Session } from "./session";
 import * as shapes from "./shapes";
 import { Stream } from "./stream";
 
 const POLL_MS = 400;
 const FRAME_MS = 250;
 const REDUCTIONS_MS = 2000;
+const SLOW_MS = 1000;
 const STALE_S = 1;
 const PANES_MAX = 6;
 
@@ -23,7 +28,7 @@ const element = (id: string) => document.getElementById(id)!;
 const chosen = { id: "latest", position: undefined as [number, number] | undefined };
 let status: api.Status | undefined;
 let answeredAt = performance.now();
-let refusal: string = "";
+let refusal: banners.Banner | undefined;
 let framePicture: { acquisition: string; which: string; picture: Picture } | undefined;
 let frameRefusal = "";
 const panes = new Map<string, Pane>();
@@ -56,8 +61,11 @@ const pattern = new Pane({
 });
 const detectors: Detectors = new Detectors(pattern, update, fail);
 
-function fail(text: string): void {
-  refusal = text;
+// Says what the receiver did not do, until it does something again. Whoever has no control may take it.
+function fail(text: string, error?: Error): void {
+  const isTaken = error instanceof api.Refused && error.status === 409 && session.hasRoles;
+  const action: banners.Banner["action"] = isTaken ? ["Take over", () => void api.takeControl().then(() => fail(""), (error: Error) => fail(`Control was not handed over: ${error.message}`))] : undefined;
+  refusal = text === "" ? undefined : { id: "refused", mood: "attention", text, action };
   update();
 }
 
@@ -67,7 +75,7 @@ function about(result: string, more: string[]): About {
   const now = new Date();
   const reduction = detectors.list.find((entry) => entry.name === result);
   const position = result === "position" ? chosen.position : undefined;
-  const [day, time] = now.toLocaleString("sv-SE").split(" ");
+  const [day, time] = format.moment(now.getTime()).split(" ");
   const name = acquisition?.name ?? "no-scan";
   return {
     file: `${name}_${[result, ...(position ?? [])].join("-")}_${day}T${time!.replaceAll(":", "")}`,
@@ -164,12 +172,17 @@ function imagePane(name: string): Pane {
     prefs.keep();
     update();
   });
+  const line = new FieldLine((reduction, parameters) => detectors.amend(reduction, parameters));
+  const asField = h("button", { type: "button", class: "quiet", title: "The field in the axes of the scan, with rotation and descan", "aria-label": `field of ${name}` }, "field");
+  asField.addEventListener("click", () => detectors.amend(name, { also: [...((detectors.find(name)?.also as string[] | undefined) ?? []), "field"] }));
   const pane: Pane = new Pane({
     key: name,
+    line: line.element,
+    isFromZero: () => isFromZero(name, detectors.list),
     title,
     stretch: "linear",
     map: "gray",
-    tools: [hide],
+    tools: [asField, hide],
     unit: ({ axes }) => (prefs.prefs.stepNm ? { unit: "nm", perPixel: prefs.prefs.stepNm * (axes[0]?.scale ?? 1) } : undefined),
     about: () => {
       const detector = detectors.detectors.find((one) => one.name === name);
@@ -186,6 +199,11 @@ function imagePane(name: string): Pane {
     nudge: (dy, dx) => chosen.position && pick(chosen.position[0] + dy, chosen.position[1] + dx),
   });
   pane.element.dataset.name = name;
+  pane.onUpdate = () => {
+    line.show(reductionOf(name, detectors.list), session.canChange);
+    const own = detectors.find(name);
+    asField.hidden = own?.kind !== "com" || !session.canChange || (own.also as string[] | undefined)?.includes("field") === true;
+  };
   pane.drawOverlay = () => pane.overlay.replaceChildren(...pane.beginning(), ...pane.scaleBar(), ...marker(pane, name));
   return pane;
 }
@@ -281,6 +299,7 @@ function withoutImages(acquisition: api.Acquisition): HTMLElement[] {
 }
 
 function withoutScan(): HTMLElement[] {
+  if (session.isLocked) return [h("h2", {}, "A token is needed"), h("p", {}, "Whoever runs the receiver makes one for you (ronchi token new). It stays in this tab, and is gone with it.")];
   if (!status) return [h("h2", {}, "Connecting"), h("p", {}, "The receiver has not answered yet.")];
   const links = status.links.map((link) => `${link.name}: ${link.connected ? "connected, waits for a scan" : "not connected"}`);
   const { directory, free_bytes } = status.disk;
@@ -308,6 +327,11 @@ const stream = new Stream(
   },
   () => {},
 );
+const session = new Session(update);
+const recorder = new Recorder((error) => fail(error ? `Recording is as it was: ${error.message}` : "", error), update);
+const health: Health = new Health(element("health"), () => drawer.open("history"));
+const drawer = new Drawer(health);
+const notices = h("div");
 const head = new Head(
   element("head"),
   (id) => {
@@ -315,15 +339,19 @@ const head = new Head(
     update();
   },
   () => {
-    prefs.prefs.theme = prefs.prefs.theme === "dark" ? "light" : "dark";
+    prefs.prefs.theme = theme() === "dark" ? "light" : "dark";
     prefs.keep();
     applyTheme();
   },
+  [recorder.element, drawer.opener],
 );
-const health = new Health(element("health"));
+
+// What was chosen here, or what the system prefers.
+const isLightPreferred = matchMedia("(prefers-color-scheme: light)");
+const theme = () => prefs.prefs.theme ?? (isLightPreferred.matches ? "light" : "dark");
 
 function applyTheme(): void {
-  document.documentElement.dataset.theme = prefs.prefs.theme;
+  document.documentElement.dataset.theme = theme();
 }
 
 // Puts the present state on the page.
@@ -331,10 +359,13 @@ function update(): void {
   const acquisition = current();
   const silent_s = (performance.now() - answeredAt) / 1000;
   const isConnected = silent_s <= STALE_S && status !== undefined;
-  head.show(status, acquisition, isConnected, health.frameRate);
+  head.show(status, acquisition, isConnected, health.frameRate, session.canChange);
   const notes = banners.needed(status, acquisition, silent_s, health.diskLeft_s);
-  if (refusal) notes.push({ id: "refused", mood: "attention", text: refusal });
-  banners.show(element("banners"), notes);
+  if (refusal) notes.push(refusal);
+  banners.show(notices, notes);
+  recorder.show(status?.acquisitions[0], session.canChange);
+  detectors.allow(session.canChange);
+  drawer.show(status, acquisition, detectors.list);
   showSources(acquisition);
   const shown = showImages(acquisition);
   showEmpty(acquisition, shown);
@@ -352,8 +383,9 @@ async function poll(): Promise<void> {
     status = await api.status();
     answeredAt = performance.now();
     health.take(status, current());
-  } catch {
+  } catch (error) {
     // Silence shows by itself, after a second.
+    if (error instanceof api.Refused) answeredAt = performance.now();
   }
   update();
 }
@@ -365,8 +397,11 @@ function every(pause_ms: number, work: () => Promise<void>): void {
 
 applyTheme();
 pattern.element.querySelector(".pane-head")!.after(sources);
+element("banners").append(session.element, notices);
+document.body.append(drawer.element);
 element("left").append(pattern.element, h("div", { class: "panel" }, detectors.element, calibration()));
 element("grid").append(tiles, empty, more);
 every(POLL_MS, poll);
 every(FRAME_MS, readFrame);
+every(SLOW_MS, () => Promise.all([session.poll(), recorder.poll(), drawer.poll()]).then(update));
 every(REDUCTIONS_MS, async () => detectors.take(await api.reductions().catch(() => detectors.list)));

@@ -31,6 +31,8 @@ export interface Setup {
   readout: (y: number, x: number) => string; // The position in words.
   pick?: (y: number, x: number) => void;
   nudge?: (dy: number, dx: number) => void; // Moves what was picked.
+  isFromZero?: () => boolean; // Whether vectors are measured from zero, and not from their mean.
+  line?: HTMLElement; // Between head and picture.
   about: () => About;
   outlines?: () => Outline[]; // What lies over the picture, to be kept with it.
   whole?: () => Promise<Picture>; // In full size, where the picture may have been binned.
@@ -50,6 +52,7 @@ export class Pane {
   readonly surface: Surface;
   scale = 1; // Screen pixels per pixel of the picture.
   drawOverlay: () => void = () => {};
+  onUpdate: () => void = () => {};
   plane: Plane = { height: 0, width: 0, values: new Float32Array(0), front: 0 };
   private picture: Picture | undefined;
   private isOver = false;
@@ -75,6 +78,7 @@ export class Pane {
       "article",
       { class: "pane" },
       h("div", { class: "pane-head" }, setup.title, this.tools),
+      ...(setup.line ? [setup.line] : []),
       this.host,
       h("div", { class: "pane-foot" }, this.read, this.note),
     );
@@ -138,7 +142,7 @@ export class Pane {
 
   // Saves the picture, or its numbers.
   private keeper(): HTMLElement {
-    const options = [["", "save"], ["png", "PNG: as shown"], ["tiff", "TIFF: numbers"]];
+    const options = [["", "⤓"], ["png", "PNG: as shown"], ["tiff", "TIFF: numbers"]];
     const menu = h("select", { class: "save", title: "Save this picture", "aria-label": `save ${this.setup.key}` }, ...options.map(([value, text]) => h("option", { value: value! }, text!)));
     menu.options[0]!.hidden = true;
     menu.addEventListener("change", () => {
@@ -195,12 +199,13 @@ export class Pane {
   }
 
   private update(): void {
+    this.onUpdate();
     if (!this.picture) {
       delete this.element.dataset.checksum;
       return;
     }
     const before = [this.plane.height, this.plane.width];
-    this.plane = planeOf(this.picture, this.part);
+    this.plane = planeOf(this.picture, this.part, this.setup.isFromZero?.() ?? false);
     this.stats = stats(this.plane.values);
     this.plane.front = this.isOver ? this.plane.values.length : this.stats.front;
     if (before[0] !== this.plane.height || before[1] !== this.plane.width) this.fit();

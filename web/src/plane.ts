@@ -37,8 +37,8 @@ export function stats(values: Float32Array): Stats {
 }
 
 // A picture of two axes as it is; of a vector picture the part asked for. Length and direction are measured from the mean of
-// all positions: the centre of mass of an undeflected beam is anywhere.
-export function planeOf(picture: Picture, part: Part): Plane {
+// all positions, because the centre of mass of an undeflected beam is anywhere, or from zero.
+export function planeOf(picture: Picture, part: Part, isFromZero = false): Plane {
   const [height = 0, width = 0] = picture.shape;
   if (!isVector(picture)) return { height, width, values: picture.values, front: 0 };
   const pairs = picture.values;
@@ -56,7 +56,7 @@ export function planeOf(picture: Picture, part: Part): Plane {
       measured += 1;
     }
   }
-  const [meanY, meanX] = [sumY / measured, sumX / measured];
+  const [meanY, meanX] = isFromZero ? [0, 0] : [sumY / measured, sumX / measured];
   const lengths = new Float32Array(count);
   for (let i = 0; i < count; i++) {
     const [y, x] = [pairs[i * 2]! - meanY, pairs[i * 2 + 1]! - meanX];

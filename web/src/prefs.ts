@@ -11,7 +11,7 @@ export interface PanePrefs {
 
 export interface Prefs {
   source: string;
-  theme: "dark" | "light";
+  theme: "dark" | "light" | null; // null: as the system prefers.
   stepNm: number | null;
   mradPerPx: number | null;
   hidden: string[];
@@ -21,7 +21,7 @@ export interface Prefs {
 }
 
 const KEY = "ronchi.view.1";
-const DEFAULTS: Prefs = { source: "", theme: "dark", stepNm: null, mradPerPx: null, hidden: [], panes: {}, colours: {}, unseen: [] };
+const DEFAULTS: Prefs = { source: "", theme: null, stepNm: null, mradPerPx: null, hidden: [], panes: {}, colours: {}, unseen: [] };
 
 function load(): Prefs {
   try {
@@ -43,4 +43,23 @@ export function keep(): void {
 
 export function pane(name: string): PanePrefs {
   return (prefs.panes[name] ??= {});
+}
+
+// Who this is: kept for this tab alone, and gone with it.
+const TOKEN = "ronchi.token";
+
+export function token(): string | null {
+  try {
+    return sessionStorage.getItem(TOKEN);
+  } catch {
+    return null;
+  }
+}
+
+export function keepToken(text: string): void {
+  try {
+    sessionStorage.setItem(TOKEN, text);
+  } catch {
+    // Without storage it lasts until the page is loaded again.
+  }
 }

@@ -1,5 +1,6 @@
 // The WebSocket: connects again by itself, and holds the pictures that were asked for.
 
+import * as api from "./api";
 import { type Header, Picture, unframe } from "./codec";
 
 const RETRY_MS = [250, 500, 1000, 2000];
@@ -16,7 +17,7 @@ export class Stream {
     private readonly onPicture: (key: string, picture: Picture) => void,
     private readonly onState: (header: Header) => void,
   ) {
-    this.connect();
+    void this.connect();
   }
 
   // Asks for these topics instead of those before.
@@ -32,9 +33,14 @@ export class Stream {
     this.socket.send(JSON.stringify({ op: "sub", topics: this.topics, max_hz: 20, max_px: 1024, dtype: "<f4" }));
   }
 
-  private connect(): void {
+  private async connect(): Promise<void> {
     const url = new URL("/api/v1/live", location.href);
-    url.protocol = "ws:";
+    url.protocol = url.protocol.replace("http", "ws");
+    try {
+      if (api.hasToken()) url.searchParams.set("ticket", (await api.ticket()).ticket);
+    } catch {
+      return this.later();
+    }
     const socket = new WebSocket(url);
     socket.binaryType = "arraybuffer";
     socket.onopen = () => {
@@ -45,10 +51,14 @@ export class Stream {
     socket.onmessage = (event) => this.take(event.data);
     socket.onclose = () => {
       this.connected = false;
-      const pause = RETRY_MS[Math.min(this.attempts++, RETRY_MS.length - 1)];
-      setTimeout(() => this.connect(), pause);
+      this.later();
     };
     this.socket = socket;
+  }
+
+  private later(): void {
+    const pause = RETRY_MS[Math.min(this.attempts++, RETRY_MS.length - 1)];
+    setTimeout(() => void this.connect(), pause);
   }
 
   private take(data: ArrayBuffer | string): void {

@@ -14,6 +14,12 @@ test("numbers as people read them", () => {
   expect([7.3, 0.04, 24, 1, 99.9].map(format.roundDown)).toEqual([5, 0.02, 20, 1, 50]);
 });
 
+test("scan shapes are read in every way people write them, and nothing else is", () => {
+  for (const text of ["256x128", " 256 × 128 ", "256,128", "256 X 128", "256*128"]) expect(format.scanShape(text)).toEqual([256, 128]);
+  expect(format.scanShape("")).toBeUndefined();
+  for (const text of ["256", "0x5", "5x", "axb", "1x2x3", "-1x2", "9999999x1"]) expect(format.scanShape(text)).toBeNull();
+});
+
 test("limits are percentiles of what is measured, and of nothing there are none", () => {
   const values = Float32Array.from({ length: 1001 }, (_, i) => i);
   expect(limits(sorted(values))).toEqual([10, 990]);
@@ -58,6 +64,7 @@ test("a plane of a vector picture is measured from the mean", () => {
   picture.values = Float32Array.from([1, 5, 3, 5, NaN, NaN]);
   expect([...planeOf(picture, "y").values]).toEqual([1, 3, NaN]);
   expect([...planeOf(picture, "magnitude").values]).toEqual([1, 1, NaN]);
+  expect([...planeOf(picture, "magnitude", true).values].map((length) => length.toFixed(3))).toEqual(["5.099", "5.831", "NaN"]);
   const field = planeOf(picture, "field");
   expect([...field.values].map((angle) => angle.toFixed(3))).toEqual(["-1.571", "1.571", "NaN"]);
 });
