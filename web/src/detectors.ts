@@ -173,7 +173,7 @@ export class Detectors {
     remove.addEventListener("click", () => this.edit(() => (this.list = this.list.filter((entry) => entry.name !== name))));
     remove.disabled = title.disabled = !this.canChange;
     const value = h("output", { class: "value", title: "Sum over this detector in the pattern that is shown" });
-    const row = h("div", { class: "detector", "data-name": name }, swatch, title, h("span", { class: "kind" }, shapes.word(detector)), ...numbers, value, eye, remove);
+    const row = h("div", { class: "detector", "data-name": name }, swatch, title, h("span", { class: "kind" }, shapes.word(detector)), ...numbers, h("span", { class: "end" }, value, eye, remove));
     row.addEventListener("focusin", () => this.select(name));
     return row;
   }

@@ -45,8 +45,10 @@ export class Drawing {
     if (this.isHeld) return drawn.forEach((one) => this.place(this.group(one.detector.name)!, one));
     const focused = document.activeElement?.getAttribute("data-handle");
     const isSelected = (one: Drawn) => one.detector.name === selected;
-    const lastOnTop = [...drawn].sort((one, other) => Number(isSelected(one)) - Number(isSelected(other)));
-    overlay.replaceChildren(...bar, ...lastOnTop.map((one) => this.make(one, isSelected(one))));
+    // What is selected lies on top; while Tab goes from handle to handle their order stays.
+    const isTabbed = overlay.contains(document.activeElement);
+    const order = isTabbed ? drawn : [...drawn].sort((one, other) => Number(isSelected(one)) - Number(isSelected(other)));
+    overlay.replaceChildren(...bar, ...order.map((one) => this.make(one, isSelected(one))));
     if (focused) overlay.querySelector<SVGElement>(`[data-handle="${CSS.escape(focused)}"]`)?.focus();
   }
 

@@ -5,7 +5,7 @@ import { h, say } from "./dom";
 import * as format from "./format";
 
 // Never by colour alone: each state has its word and its shape.
-export const STATES: Record<State | "idle" | "finishing" | "offline", [string, string, string]> = {
+export const STATES: Record<State | "idle" | "finishing" | "offline" | "locked", [string, string, string]> = {
   idle: ["○", "idle", ""],
   waiting: ["◔", "waiting", "attention"],
   running: ["●", "scanning", "good"],
@@ -14,7 +14,10 @@ export const STATES: Record<State | "idle" | "finishing" | "offline", [string, s
   interrupted: ["▲", "interrupted", "attention"],
   failed: ["✕", "failed", "bad"],
   offline: ["✕", "no connection", "bad"],
+  locked: ["▲", "no access", "attention"],
 };
+
+export type Contact = "online" | "offline" | "locked";
 
 export class Head {
   private readonly names = h("select", { "aria-label": "Acquisition" });
@@ -34,17 +37,17 @@ export class Head {
   }
 
   // `rate`: frames per second, for the time left.
-  show(status: Status | undefined, current: Acquisition | undefined, isConnected: boolean, rate: number, canChange: boolean): void {
+  show(status: Status | undefined, current: Acquisition | undefined, contact: Contact, rate: number, canChange: boolean): void {
     this.list(status?.acquisitions ?? []);
-    const [shape, word, mood] = STATES[!isConnected ? "offline" : !current ? "idle" : isFinishing(current) ? "finishing" : current.state];
+    const [shape, word, mood] = STATES[contact !== "online" ? contact : !current ? "idle" : isFinishing(current) ? "finishing" : current.state];
     say(this.shape, shape);
     say(this.word, word);
     this.state.dataset.mood = mood;
-    say(this.progress, current ? this.far(current, rate) : "");
+    say(this.progress, current ? this.far(current, contact === "online" ? rate : 0) : "");
     const part = current ? done(current) / Math.max(1, total(current) ?? Infinity) : 0;
     this.line.style.width = `${Math.min(1, part) * 100}%`;
-    say(this.role, canChange ? "" : "read-only");
-    document.title = current && isConnected ? `${word} · ${current.name}` : "ronchi";
+    say(this.role, canChange || contact === "locked" ? "" : "read-only");
+    document.title = current && contact === "online" ? `${word} · ${current.name}` : "ronchi";
   }
 
   private far(current: Acquisition, rate: number): string {

@@ -359,8 +359,8 @@ function update(): void {
   const acquisition = current();
   const silent_s = (performance.now() - answeredAt) / 1000;
   const isConnected = silent_s <= STALE_S && status !== undefined;
-  head.show(status, acquisition, isConnected, health.frameRate, session.canChange);
-  const notes = banners.needed(status, acquisition, silent_s, health.diskLeft_s);
+  head.show(status, acquisition, session.isLocked ? "locked" : isConnected ? "online" : "offline", health.frameRate, session.canChange);
+  const notes = banners.needed(status, acquisition, session.isLocked ? 0 : silent_s, health.diskLeft_s);
   if (refusal) notes.push(refusal);
   banners.show(notices, notes);
   recorder.show(status?.acquisitions[0], session.canChange);
@@ -384,8 +384,8 @@ async function poll(): Promise<void> {
     answeredAt = performance.now();
     health.take(status, current());
   } catch (error) {
-    // Silence shows by itself, after a second.
-    if (error instanceof api.Refused) answeredAt = performance.now();
+    // Silence shows by itself, after a second. Whoever says that nobody is there (a proxy) is not the receiver.
+    if (error instanceof api.Refused && error.status < 500) answeredAt = performance.now();
   }
   update();
 }
