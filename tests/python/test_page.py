@@ -2,7 +2,10 @@
 of their numbers, not by pixels of the screen, which differ from one graphics driver to the next.
 """
 
+import contextlib
 import json
+import os
+import subprocess
 
 import numpy as np
 import pytest
@@ -260,6 +263,60 @@ def test_the_field_of_the_centre_of_mass(folder, look):
             return np.allclose(field, turned, atol=1e-6) and page.data("com_field", "checksum") == viewing.checksum(field[..., 1])
 
         page.until(is_turned, "the field")
+
+
+def test_a_full_disk_is_told(folder, look, needs):
+    """Somebody else fills the disk in the middle of a scan, and the data set cannot be finished: a banner says so, what is
+    kept, and what to do.
+    """
+    needs(None if os.geteuid() == 0 else "only root may mount file systems")
+    with small_disk(folder, "8m") as small, viewing.simulator((24, 32), 150) as data_port:
+        with viewing.receiver(small, data_port) as site, look(site) as page:
+            page.until(lambda: page.measured("bf") > 0, "the first rows")
+            fill(small / "ballast")
+            site.wait_for_state("failed")
+            page.until(lambda: page.page.query_selector("#banner-disk-full"), "the banner")
+            text = page.text("#banner-disk-full").replace("\u202f", "")
+            assert f"{site.current()['durable_count']} frames are kept" in text and f"Free space in {small}" in text
+
+
+def fill(path):
+    with contextlib.suppress(OSError), open(path, "wb", buffering=0) as file:
+        while True:
+            file.write(bytes(4096))
+
+
+@contextlib.contextmanager
+def small_disk(folder, size):
+    path = folder / "small"
+    path.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", path], check=True)
+    try:
+        yield path
+    finally:
+        subprocess.run(["umount", "--lazy", path], check=True)
+
+
+def test_an_open_page_does_not_grow(folder, look):
+    """After a dozen seconds of scans that follow each other, script memory is what it was after the first ones (8 hours are
+    the same, only longer): no picture, pane or reading is kept beyond its use.
+    """
+    again = ("--runs", 0, "--pause-ms", 100)
+    with viewing.simulator((16, 16), 500, *again) as data_port, viewing.receiver(folder, data_port) as site, look(site) as page:
+        session = page.context.new_cdp_session(page.page)
+
+        def heap_and_nodes():
+            session.send("HeapProfiler.collectGarbage")
+            counts = session.send("Memory.getDOMCounters")
+            return session.send("Runtime.getHeapUsage")["usedSize"], counts["nodes"]
+
+        page.until(lambda: len(json.loads(site.get("/api/v1/status"))["acquisitions"]) == 4, "four scans")
+        page.page.wait_for_timeout(2000)
+        before = heap_and_nodes()
+        page.page.wait_for_timeout(12_000)
+        after = heap_and_nodes()
+        assert after[0] < before[0] + 1_500_000, (before, after)
+        assert after[1] < before[1] + 1000, (before, after)  # Some are not collected yet.
 
 
 def test_lost_frames_are_told_and_shown(folder, look):

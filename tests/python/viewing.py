@@ -149,7 +149,7 @@ class Page:
     def __exit__(self, kind, *_):
         self.context.close()
         if kind is None:
-            assert self.errors == []
+            assert self.errors == [], self.errors
 
     def data(self, name, key):
         """A `data-` attribute of the pane of this image, or of the pattern (`diffraction`)."""
@@ -163,7 +163,7 @@ class Page:
     def drag(self, handle, dx, dy):
         """Grabs a handle of a detector and moves it by so many pixels of the screen."""
         element = self.page.locator(f'[data-handle="{handle}"]')
-        element.wait_for()
+        self.until(lambda: element.count() == 1 and element.bounding_box(), f"the handle {handle}")
         box = element.bounding_box()
         assert box["width"] >= 10 and box["height"] >= 10, "large enough to be grabbed"
         x, y = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2

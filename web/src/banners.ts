@@ -21,9 +21,13 @@ export function needed(status: Status | undefined, current: Acquisition | undefi
   if (!status) return banners;
   const place = status.disk.volumes.map((volume) => volume.directory).join(", ") || status.disk.directory;
   const refused = current?.gaps["write_failed"] ?? 0;
-  const isFull = current?.recording === true && status.disk.free_bytes !== null && current.missing > 0 && refused === 0 && status.disk.free_bytes < 2 * current.frame_bytes;
-  if (refused > 0 || isFull) {
+  const isFull = current?.recording === true && status.disk.free_bytes !== null && status.disk.free_bytes < 2 * current.frame_bytes;
+  if (refused > 0 || (isFull && current.missing > 0)) {
     say("disk-full", "bad", `The disk refused ${format.count(Math.max(refused, current!.missing))} frames: they are lost. Free space in ${place}, then start the scan again.`);
+  } else if (current?.state === "failed") {
+    const why = isFull ? "The disk is full" : "Recording failed (the receiver's log says why)";
+    const kept = `${format.count(current.durable_count)} frames are kept, but the data set could not be finished`;
+    say(isFull ? "disk-full" : "failed", "bad", `${why}: ${kept}. ${isFull ? `Free space in ${place}, then run` : "Run"} ronchi repair ${current.path ?? ""}.`);
   } else if (current?.state === "running" && diskLeft_s < 120) {
     say("disk-soon", "attention", `The disk is full in ${format.duration(diskLeft_s)}. Free space in ${place}, or stop the scan.`);
   }

@@ -270,8 +270,8 @@ export class Detectors {
 
   // What a detector reads in the pattern that is shown: at once, while the receiver still computes its image.
   private total(detector: Detector): number | undefined {
-    const { checksum } = this.pane.element.dataset;
-    if (!shapes.isDrawn(detector) || checksum === undefined) return undefined;
+    const { checksum, measured } = this.pane.element.dataset;
+    if (!shapes.isDrawn(detector) || checksum === undefined || measured === "0") return undefined;
     const of = `${checksum} ${JSON.stringify(detector)}`;
     const known = this.totals.get(detector.name);
     if (known?.[0] === of) return known[1];

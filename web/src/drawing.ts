@@ -49,7 +49,8 @@ export class Drawing {
     const isTabbed = overlay.contains(document.activeElement);
     const order = isTabbed ? drawn : [...drawn].sort((one, other) => Number(isSelected(one)) - Number(isSelected(other)));
     overlay.replaceChildren(...bar, ...order.map((one) => this.make(one, isSelected(one))));
-    if (focused) overlay.querySelector<SVGElement>(`[data-handle="${CSS.escape(focused)}"]`)?.focus();
+    // A handle of another one would select that again.
+    if (focused?.startsWith(`${selected}/`)) overlay.querySelector<SVGElement>(`[data-handle="${CSS.escape(focused)}"]`)?.focus();
   }
 
   private group(name: string): Element | null {

@@ -155,7 +155,8 @@ function showPattern(acquisition: api.Acquisition | undefined): void {
   const from = source(acquisition);
   if (!acquisition) return pattern.show(undefined, false, 0, "The pattern of the detector appears here.");
   if (from !== "latest" && from !== "position") {
-    return pattern.show(stream.pictures.get(`${acquisition.id}/${from}`), true, Infinity, "Waiting for the first frames.");
+    const picture = stream.pictures.get(`${acquisition.id}/${from}`);
+    return pattern.show(picture ?? pattern.blank, picture !== undefined, Infinity, "Waiting for the first frames.");
   }
   const isThis = framePicture?.acquisition === acquisition.id && (from === "latest") === (framePicture.which === "latest");
   const hint = from === "position" && !chosen.position ? "Click a position in an image to see its frame." : frameRefusal || "Reading the frame.";
@@ -261,7 +262,8 @@ function showImages(acquisition: api.Acquisition | undefined): string[] {
   for (const name of shown) {
     const pane = panes.get(name)!;
     pane.element.style.setProperty("--own", isDetector(name) ? detectors.colour(name) : "var(--text)");
-    pane.show(stream.pictures.get(`${acquisition!.id}/${name}`), isOver(acquisition), lost, "Waiting for the first row.");
+    const picture = stream.pictures.get(`${acquisition!.id}/${name}`);
+    pane.show(picture ?? pane.blank, picture !== undefined && isOver(acquisition), lost, "Waiting for the first row.");
   }
   return shown;
 }

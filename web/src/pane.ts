@@ -188,6 +188,15 @@ export class Pane {
     this.refresh();
   }
 
+  // The last picture without its values: what is shown until the first of another scan come, so that nothing jumps and
+  // handles stay in the hand.
+  get blank(): Picture | undefined {
+    if (!this.picture) return undefined;
+    const blank = new Picture();
+    [blank.shape, blank.axes, blank.values] = [this.picture.shape, this.picture.axes, new Float32Array(this.picture.values.length).fill(NaN)];
+    return blank;
+  }
+
   // To be drawn with the next image of the screen.
   refresh(): void {
     if (this.isDirty) return;

@@ -98,6 +98,10 @@ test("banners come only when a hand is needed, and say which", () => {
   expect(ids(status, acquisition({}), 0, 100)).toEqual(["disk-soon"]);
   expect(ids(status, acquisition({ gaps: { write_failed: 7 } }), 0, 100)).toEqual(["disk-full"]);
   expect(needed(status, acquisition({ gaps: { write_failed: 7 } }), 0, 100)[0]!.text).toContain("Free space in /data");
+  const full = { ...status, disk: { ...status.disk, free_bytes: 0 } };
+  expect(ids(full, acquisition({ missing: 5 }), 0, Infinity)).toEqual(["disk-full"]);
+  expect(needed(full, acquisition({ state: "failed" }), 0, 100)[0]!.text).toBe("The disk is full: 3 frames are kept, but the data set could not be finished. Free space in /data, then run ronchi repair /data/a.ronchi.");
+  expect(ids(status, acquisition({ state: "failed" }), 0, Infinity)).toEqual(["failed"]);
   expect(ids({ ...status, links: [{ ...link, connected: false }] }, acquisition({}), 0, Infinity)).toEqual(["detector"]);
   expect(ids({ ...status, links: [{ ...link, connected: false }] }, acquisition({ state: "complete" }), 0, Infinity)).toEqual([]);
   expect(ids({ ...status, links: [{ ...link, connected: false }] }, acquisition({ visible: 16 }), 0, Infinity)).toEqual([]);
