@@ -163,8 +163,9 @@ class Page:
     def drag(self, handle, dx, dy):
         """Grabs a handle of a detector and moves it by so many pixels of the screen."""
         element = self.page.locator(f'[data-handle="{handle}"]')
-        self.until(lambda: element.count() == 1 and element.bounding_box(), f"the handle {handle}")
-        box = element.bounding_box()
+        boxes = []  # It may be drawn anew while it is measured.
+        self.until(lambda: boxes.append(element.count() == 1 and element.bounding_box()) or boxes[-1], f"the handle {handle}")
+        box = boxes[-1]
         assert box["width"] >= 10 and box["height"] >= 10, "large enough to be grabbed"
         x, y = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
         self.page.mouse.move(x, y)

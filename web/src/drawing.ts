@@ -27,6 +27,7 @@ export class Drawing {
   isHeld = false;
   isLocked = false; // Shown, but not to be changed.
   private drawnAs = "";
+  private structure = "";
   private drawn: Drawn[] = [];
 
   constructor(
@@ -38,11 +39,14 @@ export class Drawing {
     const { overlay, scale, plane } = this.pane;
     this.drawn = drawn;
     const bar = this.pane.scaleBar();
-    const as = JSON.stringify([drawn, selected, scale, plane.height, plane.width, this.isLocked, bar.map((element) => element.outerHTML)]);
+    const named = drawn.map(({ detector, colour }) => [detector.name, shapes.word(detector), colour]);
+    const structure = JSON.stringify([named, selected, this.isLocked, bar.map((element) => element.outerHTML)]);
+    const as = JSON.stringify([structure, drawn, scale, plane.height, plane.width]);
     if (as === this.drawnAs) return; // Pictures change far more often than what lies on them.
     this.drawnAs = as;
-    // While a handle is held nothing may be replaced under the pointer: everything is only moved.
-    if (this.isHeld) return drawn.forEach((one) => this.place(this.group(one.detector.name)!, one));
+    // Nothing is replaced that only moves, and nothing at all under a pointer that holds a handle.
+    if (this.isHeld || structure === this.structure) return drawn.forEach((one) => this.place(this.group(one.detector.name)!, one));
+    this.structure = structure;
     const focused = document.activeElement?.getAttribute("data-handle");
     const isSelected = (one: Drawn) => one.detector.name === selected;
     // What is selected lies on top; while Tab goes from handle to handle their order stays.

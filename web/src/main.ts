@@ -61,10 +61,10 @@ const pattern = new Pane({
 });
 const detectors: Detectors = new Detectors(pattern, update, fail);
 
-// Says what the receiver did not do, until it does something again. Whoever has no control may take it.
+// Says what the receiver did not do, until it does something again. Control that somebody else has can be taken once it is free.
 function fail(text: string, error?: Error): void {
   const isTaken = error instanceof api.Refused && error.status === 409 && session.hasRoles;
-  const action: banners.Banner["action"] = isTaken ? ["Take over", () => void api.takeControl().then(() => fail(""), (error: Error) => fail(`Control was not handed over: ${error.message}`))] : undefined;
+  const action: banners.Banner["action"] = isTaken ? ["Take control", () => void api.takeControl().then(() => fail(""), (error: Error) => fail(`Control stays where it is: ${error.message}`, error))] : undefined;
   refusal = text === "" ? undefined : { id: "refused", mood: "attention", text, action };
   update();
 }
@@ -327,7 +327,7 @@ const stream = new Stream(
     const pane = panes.get(name);
     pane?.show(picture, isOver(acquisition), Math.max(acquisition.missing, picture.quality.missing));
   },
-  () => {},
+  () => !session.isLocked,
 );
 const session = new Session(update);
 const recorder = new Recorder((error) => fail(error ? `Recording is as it was: ${error.message}` : "", error), update);
@@ -381,6 +381,7 @@ function update(): void {
 }
 
 async function poll(): Promise<void> {
+  if (session.isLocked) return update();
   try {
     status = await api.status();
     answeredAt = performance.now();
@@ -405,5 +406,11 @@ element("left").append(pattern.element, h("div", { class: "panel" }, detectors.e
 element("grid").append(tiles, empty, more);
 every(POLL_MS, poll);
 every(FRAME_MS, readFrame);
-every(SLOW_MS, () => Promise.all([session.poll(), recorder.poll(), drawer.poll()]).then(update));
-every(REDUCTIONS_MS, async () => detectors.take(await api.reductions().catch(() => detectors.list)));
+every(SLOW_MS, async () => {
+  await session.poll();
+  if (!session.isLocked) await Promise.all([recorder.poll(), drawer.poll()]);
+  update();
+});
+every(REDUCTIONS_MS, async () => {
+  if (!session.isLocked) detectors.take(await api.reductions().catch(() => detectors.list));
+});

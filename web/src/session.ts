@@ -41,7 +41,7 @@ export class Session {
       this.me = await api.me();
       this.isRefused = false;
     } catch (error) {
-      this.isRefused = error instanceof api.Refused && error.status === 401;
+      if (error instanceof api.Refused && error.status === 401) this.isRefused = true;
     }
     this.element.hidden = !this.isLocked;
     say(this.why, api.hasToken() ? "The receiver does not know this token. Another one:" : "This receiver shows itself to those who have a token (ronchi token new):");

@@ -1,7 +1,7 @@
 // The WebSocket: connects again by itself, and holds the pictures that were asked for.
 
 import * as api from "./api";
-import { type Header, Picture, unframe } from "./codec";
+import { Picture, unframe } from "./codec";
 
 const RETRY_MS = [250, 500, 1000, 2000];
 
@@ -15,9 +15,9 @@ export class Stream {
 
   constructor(
     private readonly onPicture: (key: string, picture: Picture) => void,
-    private readonly onState: (header: Header) => void,
+    private readonly mayConnect: () => boolean,
   ) {
-    void this.connect();
+    setTimeout(() => void this.connect()); // Who looks is known a moment later.
   }
 
   // Asks for these topics instead of those before.
@@ -36,6 +36,7 @@ export class Stream {
   private async connect(): Promise<void> {
     const url = new URL("/api/v1/live", location.href);
     url.protocol = url.protocol.replace("http", "ws");
+    if (!this.mayConnect()) return this.later();
     try {
       if (api.hasToken()) url.searchParams.set("ticket", (await api.ticket()).ticket);
     } catch {
@@ -66,7 +67,7 @@ export class Stream {
     this.bytes += data.byteLength;
     const framed = unframe(data);
     const { header } = framed;
-    if (header.result === undefined) return this.onState(header);
+    if (header.result === undefined) return;
     const key = `${header.acq}/${header.result}`;
     let picture = this.pictures.get(key);
     if (!picture) this.pictures.set(key, (picture = new Picture()));
