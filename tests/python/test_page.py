@@ -72,7 +72,7 @@ def test_a_dragged_ring_changes_the_image(folder, look):
     """The edge of a ring is dragged, then its centre nudged and its radius typed: the receiver computes that ring, and the
     pane ends with its image of the whole scan.
     """
-    with viewing.simulator((32, 32), 100) as data_port, viewing.receiver(folder, data_port) as site:
+    with viewing.simulator((32, 32), 70) as data_port, viewing.receiver(folder, data_port) as site:
         with look(site) as page:
             page.until(lambda: page.measured("adf") > 64, "the first rows")
             before = page.data("adf", "cfg")
