@@ -215,15 +215,27 @@ pub struct Recipe {
 pub struct LivePlan {
     /// ZMQ XPUB endpoint; `None` = no stream.
     pub zmq: Option<String>,
+    /// ZMQ endpoint for clients of karabo-bridge; `None` = none.
+    pub karabo: Option<String>,
+    /// ZMQ endpoint for viewers of odin-data; `None` = none.
+    pub odin: Option<String>,
     /// HTTP listener; `None` = no HTTP. Loopback only.
     pub http: Option<SocketAddr>,
     /// Shortest time between two updates of one result.
     pub update_interval: Duration,
 }
 
+impl LivePlan {
+    /// Every ZMQ endpoint that is asked for, with its key.
+    pub fn endpoints(&self) -> impl Iterator<Item = (&'static str, &str)> {
+        let named = [("zmq", &self.zmq), ("karabo", &self.karabo), ("odin", &self.odin)];
+        named.into_iter().filter_map(|(key, endpoint)| Some((key, endpoint.as_deref()?)))
+    }
+}
+
 impl Default for LivePlan {
     fn default() -> Self {
-        Self { zmq: None, http: None, update_interval: Duration::from_millis(4) }
+        Self { zmq: None, karabo: None, odin: None, http: None, update_interval: Duration::from_millis(4) }
     }
 }
 

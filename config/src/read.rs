@@ -315,9 +315,11 @@ impl Reader<'_> {
     }
 
     fn live(&self) -> LivePlan {
+        const KEYS: [&str; 5] = ["zmq", "karabo", "odin", "http", "update_interval_ms"];
         let mut plan = LivePlan::default();
-        let Some(section) = self.root.section("live", &["zmq", "http", "update_interval_ms"]) else { return plan };
-        plan.zmq = section.get("zmq").and_then(|value| parsed(&value, "an endpoint", parse_live_endpoint));
+        let Some(section) = self.root.section("live", &KEYS) else { return plan };
+        let endpoint = |key| section.get(key).and_then(|value| parsed(&value, "an endpoint", parse_live_endpoint));
+        (plan.zmq, plan.karabo, plan.odin) = (endpoint("zmq"), endpoint("karabo"), endpoint("odin"));
         plan.http = section.get("http").and_then(|value| parsed(&value, "an address and port", parse_http));
         let interval_ms = section.int_or("update_interval_ms", plan.update_interval.as_millis() as u64, 1..=10_000);
         plan.update_interval = Duration::from_millis(interval_ms);

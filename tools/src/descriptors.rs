@@ -10,6 +10,7 @@
 use anyhow::{Result, bail};
 use ronchi_config::{LinkPlan, Plan, SourcePlan};
 use ronchi_sinks::http::HttpLimits;
+use ronchi_sinks::live::GUESTS_MAX;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 /// Standard streams, signal pipe, ring, directory probes, and what libraries open for a moment.
@@ -28,8 +29,9 @@ fn needed(plan: &Plan) -> u64 {
         SourcePlan::Tiles { .. } => 1,
         SourcePlan::Merlin { .. } | SourcePlan::Replay { .. } => 0,
     };
-    let live = u64::from(plan.live.zmq.is_some());
-    let zmq = ZMQ * (live + plan.links.iter().map(contexts).sum::<u64>());
+    let guests = |&(key, _): &(&str, &str)| key != "zmq"; // Subscribers of our own stream get what is left.
+    let guests = u64::from(GUESTS_MAX) * plan.live.endpoints().filter(guests).count() as u64;
+    let zmq = ZMQ * (plan.live.endpoints().count() as u64 + plan.links.iter().map(contexts).sum::<u64>()) + guests;
     let http = if plan.live.http.is_some() { HTTP } else { 0 };
     BASE + PER_LINK * plan.links.len() as u64 + zmq + http
 }
@@ -90,6 +92,8 @@ mod tests {
         assert_eq!(shares(&alone, need - 1), None);
         let live = plan("zmq = \"tcp://127.0.0.1:9000\"\n");
         assert_eq!(needed(&live), need + ZMQ);
+        let guests = plan("odin = \"tcp://127.0.0.1:9001\"\n");
+        assert_eq!(needed(&guests), need + ZMQ + u64::from(GUESTS_MAX));
         assert_eq!(shares(&live, needed(&live) + 100), Some((50, 50)));
         assert_eq!(shares(&live, 1 << 20), Some((256, 1024)));
     }

@@ -48,6 +48,8 @@ pub struct Pace {
     pub heartbeat_interval: Duration,
     /// Most bytes per second for the changes of one result.
     pub bytes_per_second: u64,
+    /// Every change is sent as a whole image: for subscribers that know nothing of rows.
+    pub is_whole: bool,
 }
 
 impl Default for Pace {
@@ -58,6 +60,7 @@ impl Default for Pace {
             keyframe_pause: Duration::from_millis(50),
             heartbeat_interval: Duration::from_secs(1),
             bytes_per_second: 8 << 20,
+            is_whole: false,
         }
     }
 }
@@ -163,9 +166,9 @@ impl ResultTrack {
     }
 
     /// The rows to send, and whether they are the whole image.
-    fn rows(&self, picture: &dyn Picture, kind: Kind) -> (Vec<Range<usize>>, bool) {
+    fn rows(&self, picture: &dyn Picture, kind: Kind, pace: &Pace) -> (Vec<Range<usize>>, bool) {
         let row_count = picture.shape().first().copied().unwrap_or(0);
-        if kind == Kind::Rows {
+        if kind == Kind::Rows && !pace.is_whole {
             let changed = picture.rows_changed_since(self.version);
             let changed = joined(changed.into_iter().map(|r| r.start..r.end.min(row_count)));
             let changed_count: usize = changed.iter().map(ExactSizeIterator::len).sum();
@@ -185,7 +188,7 @@ impl ResultTrack {
         now: Instant,
         pace: &Pace,
     ) -> Option<Message> {
-        let (rows, is_whole) = self.rows(picture, kind);
+        let (rows, is_whole) = self.rows(picture, kind, pace);
         let by_change = kind == Kind::Rows;
         self.version = picture.version();
         self.config = picture.config();
