@@ -58,7 +58,7 @@ pub(crate) fn share_out(plan: &mut Plan) -> Result<usize> {
 /// HTTP clients and subscribers that fit beside recording (I1); `None` when not even that fits.
 fn shares(plan: &Plan, allowed: u64) -> Option<(usize, u32)> {
     let spare = allowed.checked_sub(needed(plan))?;
-    let http_max = HttpLimits::default().connections as u64;
+    let http_max = HttpLimits::default().connections as u64 + u64::from(plan.limits.subscriber_count);
     let http = if plan.live.http.is_some() { http_max.min(spare / 2) } else { 0 };
     let subscribers = u64::from(plan.limits.subscriber_count).min(spare - http);
     Some((http as usize, subscribers as u32)) // At most what it was.
@@ -95,6 +95,6 @@ mod tests {
         let guests = plan("odin = \"tcp://127.0.0.1:9001\"\n");
         assert_eq!(needed(&guests), need + ZMQ + u64::from(GUESTS_MAX));
         assert_eq!(shares(&live, needed(&live) + 100), Some((50, 50)));
-        assert_eq!(shares(&live, 1 << 20), Some((256, 1024)));
+        assert_eq!(shares(&live, 1 << 20), Some((1280, 1024)));
     }
 }

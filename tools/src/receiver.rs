@@ -72,7 +72,7 @@ impl Receiver {
             refuse_existing(&plan, options.exact_name)?;
             prepare_disk(&mut plan)?;
         }
-        let http_connections = descriptors::share_out(&mut plan)?;
+        let http_limits = HttpLimits::sharing(descriptors::share_out(&mut plan)?, plan.limits.subscriber_count);
         let pool = Pool::new(plan.slot_count(), Layout::slot_bytes(plan.limits.block_bytes) as usize)
             .context("take memory for the pool")?;
         let counters: Vec<Arc<LinkCounters>> = plan.links.iter().map(|_| Arc::default()).collect();
@@ -100,9 +100,8 @@ impl Receiver {
             .live
             .http
             .map(|address| {
-                let limits = HttpLimits { connections: http_connections, ..HttpLimits::default() };
                 let control = Arc::clone(&acquisitions) as Arc<dyn Control>;
-                HttpServer::spawn(Arc::clone(&board), Some(control), address, limits)
+                HttpServer::spawn(Arc::clone(&board), Some(control), address, http_limits)
             })
             .transpose()?;
         let links = Links { plan: &plan, pool, counters, queues, acquisitions: &acquisitions, options: &options };
@@ -163,7 +162,11 @@ pub fn ceiling_bytes(plan: &Plan) -> u64 {
     let images = IMAGES_BYTES_MAX * live::ACQUISITIONS_MAX as u64;
     let packing = pack_plan(plan).map_or(0, |pack| pack.buffer_bytes(plan.limits.write_depth));
     let guests: u64 = adapters(plan).map(|adapter| adapter.guest_bytes()).sum();
-    plan.pool_bytes() + packing + images + guests + OVERHEAD_BYTES
+    let pages = plan.live.http.map_or(0, |_| {
+        let subscribers = plan.limits.subscriber_count;
+        HttpLimits { live_clients: subscribers, ..HttpLimits::default() }.memory_bytes()
+    });
+    plan.pool_bytes() + packing + images + guests + pages + OVERHEAD_BYTES
 }
 
 /// How chunks are compressed, if they are; by threads that stand back like reducers.
