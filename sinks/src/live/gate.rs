@@ -57,6 +57,11 @@ impl Gate {
         self.told = open;
     }
 
+    /// Connections at this moment.
+    pub(super) fn connection_count(&self) -> usize {
+        self.open.len()
+    }
+
     /// The number of those turned away.
     fn answer(&mut self) -> u64 {
         let mut refused = 0;

@@ -182,7 +182,15 @@ impl Publisher {
         }
         let refused = |source| StreamError::Zmq { endpoint: plan.endpoint.clone(), source };
         let no_thread = |source| StreamError::Thread { source };
-        let (socket, gate, endpoint) = bind(plan).map_err(refused)?;
+        // The threads of libzmq stand back as the one does that makes their first socket.
+        let (socket, gate, endpoint) = std::thread::scope(|scope| {
+            let bind = || {
+                stand_back();
+                bind(plan)
+            };
+            let bound = std::thread::Builder::new().spawn_scoped(scope, bind).map_err(no_thread)?;
+            bound.join().expect("binding does not panic").map_err(refused)
+        })?;
         let stop = Arc::new(AtomicBool::new(false));
         let guard = board.watch(plan.form.stage());
         let mut port = Port { socket, gate, board, stop: Arc::clone(&stop) };
@@ -281,6 +289,7 @@ fn publish(port: &mut Port, mut feed: Feed, encode: Encode) {
     let mut seen = 0;
     while port.attend() {
         let more_subscriptions = take_subscriptions(port, &mut feed);
+        feed.share(port.gate.connection_count());
         let looked_at = Instant::now();
         let collected = port.board.look(|acquisitions: &VecDeque<Acquisition>| feed.collect(acquisitions, looked_at));
         send_all(port, &mut feed, &collected, encode);
