@@ -3,6 +3,7 @@
 //! Each case prints one JSON line. Figures of different runs or machines do not compare; ratios do.
 
 mod children;
+mod crowd;
 mod data_set;
 mod dectris;
 mod e2e;
@@ -24,7 +25,7 @@ enum Bench {
     E2e(e2e::E2e),
     /// Time from a frame on the wire to the update at a subscriber.
     Latency(latency::Latency),
-    /// Ingest rate with and without a subscriber that has stopped reading.
+    /// Ingest rate and memory with and without viewers, slow ones and others.
     Subscribers(subscribers::Subscribers),
     /// Rate of the reduction kernels, as shares of what memory and processor allow.
     Reduce(reduce::Reduce),

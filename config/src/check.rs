@@ -1,7 +1,5 @@
 //! What must hold between the parts of a plan, whether it came from a file or from the command line.
 
-use std::net::SocketAddr;
-
 use ronchi_pipeline::Region;
 
 use crate::dectris::Finding;
@@ -178,16 +176,19 @@ impl Plan {
             );
             found.push(("live.http".to_owned(), message));
         }
-        if let Some(zmq) = &self.live.zmq {
-            found.extend(parse_live_endpoint(zmq).err().map(|e| ("live.zmq".to_owned(), e.expected)));
-            if self.live.http.is_some_and(|http| http.port() > 0 && port(zmq) == Some(http.port())) {
-                found.push(("live.zmq".to_owned(), "uses the port of live.http".to_owned()));
+        let http = self.live.http.filter(|http| http.port() > 0).map(|http| ("http", format!("tcp://{http}")));
+        let mut taken: Vec<(&str, String)> = http.into_iter().collect();
+        for (key, endpoint) in self.live.endpoints() {
+            let name = format!("live.{key}");
+            found.extend(parse_live_endpoint(endpoint).err().map(|e| (name.clone(), e.expected)));
+            if let Some((other, _)) = taken.iter().find(|(_, other)| is_same_port(other, endpoint)) {
+                found.push((name, format!("uses the port of live.{other}")));
             }
+            taken.push((key, endpoint.to_owned()));
         }
         for (i, link) in self.links.iter().enumerate() {
             let SourcePlan::Tiles { endpoint, bind: true } = &link.source else { continue };
-            let taken = [self.live.http.as_ref().map(SocketAddr::port), self.live.zmq.as_deref().and_then(port)];
-            if port(endpoint).is_some_and(|p| taken.contains(&Some(p))) {
+            if taken.iter().any(|(_, other)| is_same_port(other, endpoint)) {
                 found.push((format!("link[{i}].source"), "listens on a port that [live] uses".to_owned()));
             }
         }
@@ -218,6 +219,11 @@ fn overlaps(a: Region, b: Region) -> bool {
             && u64::from(other) < u64::from(first) + u64::from(count)
     };
     meets(a.y, a.height, b.y, b.height) && meets(a.x, a.width, b.x, b.width)
+}
+
+/// Whether both listen in the same place, as far as this machine goes: any address of it, or one path.
+fn is_same_port(a: &str, b: &str) -> bool {
+    a == b || port(a).is_some_and(|a| port(b) == Some(a))
 }
 
 fn port(endpoint: &str) -> Option<u16> {

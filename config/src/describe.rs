@@ -84,6 +84,9 @@ impl Plan {
 
     fn write_live(&self, out: &mut String) -> fmt::Result {
         writeln!(out, "live zmq  {}", self.live.zmq.as_deref().unwrap_or("off"))?;
+        for (key, endpoint) in self.live.endpoints().filter(|&(key, _)| key != "zmq") {
+            writeln!(out, "{:<9} {endpoint}", format!("live {key}"))?;
+        }
         let http = self.live.http.map_or("off".to_owned(), |address| format!("http://{address}"));
         writeln!(out, "live http {http}, update every {} ms", self.live.update_interval.as_millis())?;
         match &self.live.auth {

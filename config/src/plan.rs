@@ -215,6 +215,10 @@ pub struct Recipe {
 pub struct LivePlan {
     /// ZMQ XPUB endpoint; `None` = no stream.
     pub zmq: Option<String>,
+    /// ZMQ endpoint for clients of karabo-bridge; `None` = none.
+    pub karabo: Option<String>,
+    /// ZMQ endpoint for viewers of odin-data; `None` = none.
+    pub odin: Option<String>,
     /// HTTP listener; `None` = no HTTP.
     pub http: Option<SocketAddr>,
     /// Shortest time between two updates of one result.
@@ -241,12 +245,20 @@ impl LivePlan {
     pub fn may_listen_on(&self, address: SocketAddr) -> bool {
         address.ip().is_loopback() || self.insecure_listen
     }
+
+    /// Every ZMQ endpoint that is asked for, with its key.
+    pub fn endpoints(&self) -> impl Iterator<Item = (&'static str, &str)> {
+        let named = [("zmq", &self.zmq), ("karabo", &self.karabo), ("odin", &self.odin)];
+        named.into_iter().filter_map(|(key, endpoint)| Some((key, endpoint.as_deref()?)))
+    }
 }
 
 impl Default for LivePlan {
     fn default() -> Self {
         Self {
             zmq: None,
+            karabo: None,
+            odin: None,
             http: None,
             update_interval: Duration::from_millis(4),
             hosts: Vec::new(),

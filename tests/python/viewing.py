@@ -43,12 +43,12 @@ http = "127.0.0.1:{http_port}"
 class Receiver:
     """A running `ronchi serve`, restartable on the same port."""
 
-    def __init__(self, folder, data_port):
+    def __init__(self, folder, data_port, live=""):
         self.folder = folder
         self.port = harness.free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self._config = folder / "seen.toml"
-        self._config.write_text(CONFIG.format(folder=folder, data_port=data_port, http_port=self.port))
+        self._config.write_text(CONFIG.format(folder=folder, data_port=data_port, http_port=self.port) + live)
         self.process = None
 
     def start(self):
@@ -89,9 +89,9 @@ def simulator(scan, rate, *arguments):
 
 
 @contextlib.contextmanager
-def receiver(folder, data_port):
-    """A receiver of this detector, which ends with the block."""
-    site = Receiver(folder, data_port)
+def receiver(folder, data_port, live=""):
+    """A receiver of this detector, which ends with the block; `live` is more of its `[live]`."""
+    site = Receiver(folder, data_port, live)
     site.start()
     try:
         yield site

@@ -10,6 +10,7 @@
 use anyhow::{Result, bail};
 use ronchi_config::{LinkPlan, Plan, SourcePlan};
 use ronchi_sinks::http::HttpLimits;
+use ronchi_sinks::live::GUESTS_MAX;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 /// Standard streams, signal pipe, ring, directory probes, and what libraries open for a moment.
@@ -28,8 +29,9 @@ fn needed(plan: &Plan) -> u64 {
         SourcePlan::Tiles { .. } => 1,
         SourcePlan::Merlin { .. } | SourcePlan::Replay { .. } => 0,
     };
-    let live = u64::from(plan.live.zmq.is_some());
-    let zmq = ZMQ * (live + plan.links.iter().map(contexts).sum::<u64>());
+    let guests = |&(key, _): &(&str, &str)| key != "zmq"; // Subscribers of our own stream get what is left.
+    let guests = u64::from(GUESTS_MAX) * plan.live.endpoints().filter(guests).count() as u64;
+    let zmq = ZMQ * (plan.live.endpoints().count() as u64 + plan.links.iter().map(contexts).sum::<u64>()) + guests;
     let http = if plan.live.http.is_some() { HTTP } else { 0 };
     BASE + PER_LINK * plan.links.len() as u64 + zmq + http
 }
@@ -56,7 +58,7 @@ pub(crate) fn share_out(plan: &mut Plan) -> Result<usize> {
 /// HTTP clients and subscribers that fit beside recording (I1); `None` when not even that fits.
 fn shares(plan: &Plan, allowed: u64) -> Option<(usize, u32)> {
     let spare = allowed.checked_sub(needed(plan))?;
-    let http_max = HttpLimits::default().connections as u64;
+    let http_max = HttpLimits::default().connections as u64 + u64::from(plan.limits.subscriber_count);
     let http = if plan.live.http.is_some() { http_max.min(spare / 2) } else { 0 };
     let subscribers = u64::from(plan.limits.subscriber_count).min(spare - http);
     Some((http as usize, subscribers as u32)) // At most what it was.
@@ -90,7 +92,9 @@ mod tests {
         assert_eq!(shares(&alone, need - 1), None);
         let live = plan("zmq = \"tcp://127.0.0.1:9000\"\n");
         assert_eq!(needed(&live), need + ZMQ);
+        let guests = plan("odin = \"tcp://127.0.0.1:9001\"\n");
+        assert_eq!(needed(&guests), need + ZMQ + u64::from(GUESTS_MAX));
         assert_eq!(shares(&live, needed(&live) + 100), Some((50, 50)));
-        assert_eq!(shares(&live, 1 << 20), Some((256, 1024)));
+        assert_eq!(shares(&live, 1 << 20), Some((1280, 1024)));
     }
 }

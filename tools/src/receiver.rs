@@ -21,7 +21,7 @@ use ronchi_ingest::tiles::{TileSettings, TileSource};
 use ronchi_ingest::{Link, ReceiveError, Source, receive};
 use ronchi_pipeline::{Block, Event, FanOut, Layout, LinkCounters, Pool, Series};
 use ronchi_sinks::http::{Control, HttpLimits, HttpServer};
-use ronchi_sinks::live::{self, Board, Publisher, StreamPlan, Wiring};
+use ronchi_sinks::live::{self, Board, Form, Publisher, StreamPlan, Wiring};
 use ronchi_sinks::storage::{Disk, PackPlan, Space, StorageError, Writer, WriterPlan, WriterReport};
 
 use crate::acquisitions::{Acquisition, Acquisitions, IMAGES_BYTES_MAX};
@@ -55,7 +55,9 @@ pub struct Receiver {
     board: Arc<Board>,
     stop: Arc<AtomicBool>,
     summaries: Queue<Summary>,
+    /// The live stream, and those in other forms.
     publisher: Option<Publisher>,
+    adapters: Vec<Publisher>,
     http: Option<HttpServer>,
     /// Waits for the receive loops, then ends the stages behind them in order.
     main: JoinHandle<Result<()>>,
@@ -70,7 +72,7 @@ impl Receiver {
             refuse_existing(&plan, options.exact_name)?;
             prepare_disk(&mut plan)?;
         }
-        let http_connections = descriptors::share_out(&mut plan)?;
+        let http_limits = HttpLimits::sharing(descriptors::share_out(&mut plan)?, plan.limits.subscriber_count);
         let pool = Pool::new(plan.slot_count(), Layout::slot_bytes(plan.limits.block_bytes) as usize)
             .context("take memory for the pool")?;
         let counters: Vec<Arc<LinkCounters>> = plan.links.iter().map(|_| Arc::default()).collect();
@@ -93,20 +95,20 @@ impl Receiver {
         let ends = (finishing, summaries_in, Arc::clone(&options.stop));
         let finisher = start_finisher(&plan, &queues.live, &acquisitions, &board, &counters, ends)?;
         let publisher = start_publisher(&plan, &board)?;
+        let adapters = start_adapters(&plan, &board)?;
         let http = plan
             .live
             .http
             .map(|address| {
-                let limits = HttpLimits { connections: http_connections, ..HttpLimits::default() };
                 let control = Arc::clone(&acquisitions) as Arc<dyn Control>;
-                HttpServer::spawn(Arc::clone(&board), Some(control), address, &plan.live, limits)
+                HttpServer::spawn(Arc::clone(&board), Some(control), address, &plan.live, http_limits)
             })
             .transpose()?;
         let links = Links { plan: &plan, pool, counters, queues, acquisitions: &acquisitions, options: &options };
         let receivers = links.start(sources)?;
         let acquisitions = Arc::clone(&acquisitions);
         let main = named("main", move || run(receivers, writer, &acquisitions, finisher))?;
-        Ok(Self { plan, board, stop: options.stop, summaries, publisher, http, main })
+        Ok(Self { plan, board, stop: options.stop, summaries, publisher, adapters, http, main })
     }
 
     /// The plan, every limit as a number, and where to look.
@@ -146,7 +148,7 @@ impl Receiver {
     pub fn join(self) -> Result<()> {
         let result = self.main.join().map_err(|_| anyhow::anyhow!("a thread of the receiver panicked"))?;
         self.board.close();
-        drop((self.publisher, self.http)); // They send the end of the last acquisition, then stop.
+        drop((self.publisher, self.adapters, self.http)); // They send the end of the last acquisition, then stop.
         let fallen = self.board.fallen();
         result.and_then(|()| match fallen.is_empty() {
             true => Ok(()),
@@ -159,7 +161,12 @@ impl Receiver {
 pub fn ceiling_bytes(plan: &Plan) -> u64 {
     let images = IMAGES_BYTES_MAX * live::ACQUISITIONS_MAX as u64;
     let packing = pack_plan(plan).map_or(0, |pack| pack.buffer_bytes(plan.limits.write_depth));
-    plan.pool_bytes() + packing + images + OVERHEAD_BYTES
+    let guests: u64 = adapters(plan).map(|adapter| adapter.guest_bytes()).sum();
+    let pages = plan.live.http.map_or(0, |_| {
+        let subscribers = plan.limits.subscriber_count;
+        HttpLimits { live_clients: subscribers, ..HttpLimits::default() }.memory_bytes()
+    });
+    plan.pool_bytes() + packing + images + guests + pages + OVERHEAD_BYTES
 }
 
 /// How chunks are compressed, if they are; by threads that stand back like reducers.
@@ -373,15 +380,26 @@ fn start_finisher(
 }
 
 fn start_publisher(plan: &Plan, board: &Arc<Board>) -> Result<Option<Publisher>> {
-    let Some(endpoint) = plan.live.zmq.clone() else { return Ok(None) };
+    let endpoint = plan.live.zmq.as_deref();
+    let stream = endpoint.map(|endpoint| stream_plan(plan, Form::Native, endpoint, plan.limits.subscriber_count));
+    Ok(stream.map(|stream| Publisher::spawn(Arc::clone(board), &stream)).transpose()?)
+}
+
+fn start_adapters(plan: &Plan, board: &Arc<Board>) -> Result<Vec<Publisher>> {
+    adapters(plan).map(|stream| Ok(Publisher::spawn(Arc::clone(board), &stream)?)).collect()
+}
+
+/// The live stream in other forms.
+fn adapters(plan: &Plan) -> impl Iterator<Item = StreamPlan> + '_ {
+    let forms = [(Form::Karabo, &plan.live.karabo), (Form::Odin, &plan.live.odin)];
+    let asked = forms.into_iter().filter_map(|(form, endpoint)| Some((form, endpoint.as_deref()?)));
+    asked.map(|(form, endpoint)| stream_plan(plan, form, endpoint, live::GUESTS_MAX))
+}
+
+fn stream_plan(plan: &Plan, form: Form, endpoint: &str, subscriber_count: u32) -> StreamPlan {
     let pace = live::Pace { update_interval: plan.live.update_interval, ..live::Pace::default() };
-    let stream = StreamPlan {
-        endpoint,
-        pace,
-        result_count: plan.reductions.len() as u32,
-        subscriber_count: plan.limits.subscriber_count,
-    };
-    Ok(Some(Publisher::spawn(Arc::clone(board), &stream)?))
+    let result_count = plan.reductions.len() as u32;
+    StreamPlan { form, endpoint: endpoint.to_owned(), pace, result_count, subscriber_count }
 }
 
 /// What every link gets.

@@ -15,9 +15,10 @@ const HOSTS_MAX: usize = 16;
 impl Reader<'_> {
     pub(super) fn live(&self) -> LivePlan {
         let mut plan = LivePlan::default();
-        let keys = ["zmq", "http", "update_interval_ms", "hosts", "insecure_listen", "auth"];
+        let keys = ["zmq", "karabo", "odin", "http", "update_interval_ms", "hosts", "insecure_listen", "auth"];
         let Some(section) = self.root.section("live", &keys) else { return plan };
-        plan.zmq = section.get("zmq").and_then(|value| parsed(&value, "an endpoint", parse_live_endpoint));
+        let endpoint = |key| section.get(key).and_then(|value| parsed(&value, "an endpoint", parse_live_endpoint));
+        (plan.zmq, plan.karabo, plan.odin) = (endpoint("zmq"), endpoint("karabo"), endpoint("odin"));
         plan.http = section.get("http").and_then(|value| parsed(&value, "an address and port", parse_http));
         let interval_ms = section.int_or("update_interval_ms", plan.update_interval.as_millis() as u64, 1..=10_000);
         plan.update_interval = Duration::from_millis(interval_ms);

@@ -65,6 +65,8 @@ sum = false
 
 [live]
 zmq = "tcp://127.0.0.1:7010"
+karabo = "ipc:///run/ronchi/karabo"
+odin = "tcp://127.0.0.1:5020"
 http = "[::1]:8480"
 update_interval_ms = 100
 
@@ -123,6 +125,8 @@ fn every_key_arrives() {
     let disk = VirtualDetector::Disk { cy: 256.0, cx: 256.0, radius: 20.0 };
     assert_eq!(plan.reductions[2], Reduction::virtual_detector("bf", disk));
     assert_eq!(plan.live.zmq.as_deref(), Some("tcp://127.0.0.1:7010"));
+    let others = "live karabo ipc:///run/ronchi/karabo\nlive odin tcp://127.0.0.1:5020\nlive http";
+    assert!(plan.describe().contains(others), "{plan}");
     assert_eq!(plan.live.update_interval, Duration::from_millis(100));
     assert_eq!((plan.limits.block_bytes, plan.limits.reducer_count), (2 << 20, 3));
     assert_eq!((plan.limits.silence, plan.limits.write_depth), (Duration::from_secs(5), 16));

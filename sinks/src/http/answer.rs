@@ -42,6 +42,12 @@ impl Budget {
         Self { bytes: Arc::new(Semaphore::new(total as usize)), total }
     }
 
+    /// Makes a room at least so large; `false` when there is no more. One of everything is as large as any.
+    pub(super) fn grow(&self, room: &mut OwnedSemaphorePermit, bytes: usize) -> bool {
+        let more = bytes.min(self.total as usize).saturating_sub(room.num_permits());
+        self.take(more).map(|more| room.merge(more)).is_ok()
+    }
+
     /// Room for an answer of about this size; an answer larger than everything takes everything.
     pub(super) fn take(&self, bytes: usize) -> Result<OwnedSemaphorePermit, Refusal> {
         let wanted = u32::try_from(bytes).unwrap_or(u32::MAX).min(self.total);

@@ -5,10 +5,14 @@
 //! looks again: a client that reads slowly gets newer images later, never a queue of old ones.
 //!
 //! # Limits
-//! - [`CLIENTS_MAX`] clients, each of which also holds its place among the connections of the server.
+//! - [`HttpLimits::live_clients`](super::HttpLimits) clients, each of which also holds its place among the connections of
+//!   the server, and takes about [`CLIENT_BYTES`] beside its images.
 //! - Messages of a client: [`ASK_BYTES_MAX`]; only the newest one counts, and is read once per look.
 //! - Images under way: the budget that all answers of the server share. What finds no room is counted as discarded, and
 //!   sent as a whole later.
+//! - A connection keeps a buffer of the largest message it was sent: all of them together
+//!   [`HttpLimits::live_bytes`](super::HttpLimits). Whoever finds no room gets nothing before others leave; that is counted
+//!   as discarded, too.
 //! - All clients together use about a sixteenth of a processor: rests are so many times as long as the work before.
 //!
 //! # Errors
@@ -37,8 +41,10 @@ use super::server::Place;
 use crate::live::{Collected, Feed, Interest, Lens, Message, Pace, Precision};
 use crate::time::epoch_ns;
 
-/// Most clients at once.
-pub(super) const CLIENTS_MAX: u32 = 64;
+/// Bytes of a client beside its images: its task, its topics, and what was read and not taken yet.
+pub(super) const CLIENT_BYTES: u64 = 64 << 10;
+/// Bytes read from a client at once: its messages are short.
+const READ_BYTES: usize = 4 << 10;
 /// Longest message of a client.
 const ASK_BYTES_MAX: usize = 16 << 10;
 /// Most topics of one client, and the longest of them.
@@ -146,7 +152,7 @@ pub(super) async fn live(
         (None, Some(_)) => return Err(Refusal::new(StatusCode::UNAUTHORIZED, "this ticket is not good, or was used")),
     };
     let client = Client::admit(site, place, is_known)?;
-    let upgrade = upgrade.max_message_size(ASK_BYTES_MAX).max_frame_size(ASK_BYTES_MAX);
+    let upgrade = upgrade.max_message_size(ASK_BYTES_MAX).max_frame_size(ASK_BYTES_MAX).read_buffer_size(READ_BYTES);
     Ok(upgrade.on_upgrade(move |socket| client.serve(socket)))
 }
 
@@ -156,6 +162,8 @@ struct Client {
     ending: watch::Receiver<bool>,
     /// Whether it may look.
     is_known: bool,
+    /// Room for the largest message so far.
+    kept: OwnedSemaphorePermit,
     _places: (OwnedSemaphorePermit, Place),
 }
 
@@ -172,12 +180,13 @@ impl Client {
     fn admit(site: Arc<Site>, place: Place, is_known: bool) -> Result<Self, Refusal> {
         let Ok(permit) = Arc::clone(&site.live_places).try_acquire_owned() else {
             site.board.stream.web_refused.fetch_add(1, Ordering::Relaxed);
-            let error = format!("{CLIENTS_MAX} clients are looking already: close one of them");
+            let error = "as many clients as may are looking already: close one of them, or raise limits.subscribers";
             return Err(Refusal::new(StatusCode::SERVICE_UNAVAILABLE, error));
         };
+        let kept = site.live_room.take(0)?;
         site.board.stream.web_clients.fetch_add(1, Ordering::Relaxed);
         let ending = site.ending.clone();
-        Ok(Self { site, ending, is_known, _places: (permit, place) })
+        Ok(Self { site, ending, is_known, kept, _places: (permit, place) })
     }
 
     async fn serve(mut self, mut socket: WebSocket) {
@@ -232,7 +241,7 @@ impl Client {
             }
             let worked = self.show(&mut view, socket, false).await?;
             let clients = self.site.board.stream.web_clients.load(Ordering::Relaxed);
-            let rest = worked * REST_PER_WORK * u32::try_from(clients).unwrap_or(CLIENTS_MAX);
+            let rest = worked * REST_PER_WORK * u32::try_from(clients).unwrap_or(u32::MAX);
             let now = Instant::now();
             look_at = now + view.interval.max(rest.min(REST_MAX));
             if now > heard_at + SILENCE_MAX {
@@ -246,15 +255,16 @@ impl Client {
     }
 
     /// Sends what is new; the time that it took to make it.
-    async fn show(&self, view: &mut View, socket: &mut WebSocket, is_last: bool) -> Result<Duration, Gone> {
-        let stream = &self.site.board.stream;
+    async fn show(&mut self, view: &mut View, socket: &mut WebSocket, is_last: bool) -> Result<Duration, Gone> {
         let began = Instant::now();
         let now = began.into_std();
         let collected = self.site.board.look(|all| match is_last {
             true => view.feed.collect_last(all, now),
             false => view.feed.collect(all, now),
         });
-        let Ok(_room) = self.site.budget.take(bytes_of(&collected)) else {
+        let room = self.site.budget.take(bytes_of(&collected)).ok().filter(|_| self.keeps(&collected));
+        let stream = &self.site.board.stream;
+        let Some(_room) = room else {
             stream.discarded.fetch_add(collected.messages.len() as u64, Ordering::Relaxed);
             collected.messages.iter().for_each(|message| view.feed.lost(&message.topic));
             return Ok(began.elapsed());
@@ -267,6 +277,14 @@ impl Client {
             stream.web_messages.fetch_add(1, Ordering::Relaxed);
         }
         Ok(worked)
+    }
+
+    /// Whether there is room for the largest of these messages, in what the connection keeps.
+    fn keeps(&mut self, collected: &Collected) -> bool {
+        let bytes =
+            |message: &Message| Some(message.values.as_ref()?.len() * message.header.image.as_ref()?.dtype.bytes());
+        let largest = collected.messages.iter().filter_map(bytes).max().unwrap_or(0);
+        self.site.live_room.grow(&mut self.kept, largest)
     }
 }
 

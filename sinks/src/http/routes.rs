@@ -21,6 +21,7 @@ use super::asked::BODY_BYTES_MAX;
 use super::control::Control;
 use super::frame::{Wanted, Which};
 use super::rates::{Kind, Rates};
+use super::server::HttpLimits;
 use super::{control, datasets, live, openapi, page};
 use crate::live::{
     Acquisition, Board, ColourMap, Component, ImageHeader, Message, Plane, Precision, Status, Stretch, is_vector, npy,
@@ -41,23 +42,26 @@ pub(super) struct Site {
     pub(super) budget: Budget,
     /// Places for clients of the live stream.
     pub(super) live_places: Arc<Semaphore>,
+    /// Room for what their connections keep.
+    pub(super) live_room: Budget,
     /// Becomes true when the server ends.
     pub(super) ending: watch::Receiver<bool>,
 }
 
 impl Site {
-    /// The site of this board; at most `image_bytes` of images are under way at once.
+    /// The site of this board.
     pub(super) fn new(
         board: Arc<Board>,
         control: Option<Arc<dyn Control>>,
         (access, hosts): (Access, Vec<String>),
-        image_bytes: u32,
+        limits: &HttpLimits,
         ending: watch::Receiver<bool>,
     ) -> Self {
         let metrics = Metrics::new(Arc::clone(&board));
-        let live_places = Arc::new(Semaphore::new(live::CLIENTS_MAX as usize));
-        let (rates, budget) = (Rates::default(), Budget::new(image_bytes));
-        Self { board, control, metrics, access, rates, hosts, budget, live_places, ending }
+        let live_places = Arc::new(Semaphore::new(limits.live_clients as usize));
+        let (budget, live_room) = (Budget::new(limits.image_bytes), Budget::new(limits.live_bytes));
+        let rates = Rates::default();
+        Self { board, control, metrics, access, rates, hosts, budget, live_places, live_room, ending }
     }
 
     /// Lets a request pass, with who sent it; a page from elsewhere may have caused it.

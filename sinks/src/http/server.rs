@@ -21,7 +21,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 
 use super::access::Access;
 use super::control::Control;
-use super::live::CLIENTS_MAX;
+use super::live::CLIENT_BYTES;
 use super::routes::{self, Hop, Site};
 use super::tokens::TokenError;
 use crate::live::Board;
@@ -32,6 +32,10 @@ use crate::priority::stand_back;
 pub struct HttpLimits {
     /// Connections at once; further ones are answered 503 and closed.
     pub connections: usize,
+    /// Of these, how many may follow the live stream.
+    pub live_clients: u32,
+    /// Bytes of the largest messages that the connections of these keep.
+    pub live_bytes: u32,
     /// Bytes of a request's line and headers.
     pub header_bytes: usize,
     /// Longest time for a client to send its headers, also between two requests.
@@ -46,11 +50,28 @@ impl Default for HttpLimits {
     fn default() -> Self {
         Self {
             connections: 256,
+            live_clients: 64,
+            live_bytes: 256 << 20,
             header_bytes: 16 << 10,
             header_timeout: Duration::from_secs(10),
             connection_age: Duration::from_secs(60),
             image_bytes: 256 << 20,
         }
+    }
+}
+
+impl HttpLimits {
+    /// For so many connections, of which up to `live_clients` may follow the live stream: half of them, or as many as
+    /// usual, are left to requests.
+    pub fn sharing(connections: usize, live_clients: u32) -> Self {
+        let usual = Self::default();
+        let spare = connections - usual.connections.min(connections / 2);
+        Self { connections, live_clients: live_clients.min(spare as u32), ..usual }
+    }
+
+    /// Most memory for answers and for who follows the live stream, in bytes.
+    pub fn memory_bytes(&self) -> u64 {
+        u64::from(self.image_bytes) + u64::from(self.live_bytes) + u64::from(self.live_clients) * CLIENT_BYTES
     }
 }
 
@@ -130,7 +151,7 @@ impl HttpServer {
         let mut runtime = tokio::runtime::Builder::new_current_thread();
         let runtime = runtime.enable_all().max_blocking_threads(DISK_THREADS).build().map_err(no_thread)?;
         let (stop, stopped) = watch::channel(false);
-        let site = Arc::new(Site::new(Arc::clone(&board), control, access, limits.image_bytes, stopped));
+        let site = Arc::new(Site::new(Arc::clone(&board), control, access, &limits, stopped));
         let guard = board.watch("http server");
         let work = move || {
             let _guard = guard;
@@ -184,7 +205,7 @@ async fn serve(listener: StdListener, site: &Arc<Site>, limits: HttpLimits) {
         tokio::spawn(converse(stream, router.clone(), Arc::new(permit), Arc::clone(site), limits));
     }
     // A client that does not take it in time misses the end.
-    let _ = tokio::time::timeout(LAST_WORDS, site.live_places.acquire_many(CLIENTS_MAX)).await;
+    let _ = tokio::time::timeout(LAST_WORDS, site.live_places.acquire_many(limits.live_clients)).await;
 }
 
 /// One line for who comes when every place is taken; no waiting for it to be read.

@@ -14,7 +14,8 @@
 //!
 //! # Limits
 //! One result takes at most [`Pace::bytes_per_second`] for its changes: a picture of which every row changes with every
-//! block (a sum over frames) is sent less often than one that grows row by row.
+//! block (a sum over frames) is sent less often than one that grows row by row. Where more than [`FEW`] subscribers share
+//! a feed, that is what so many of them would take, for all of them together: each is sent less often what changes.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::ops::Range;
@@ -30,6 +31,10 @@ use super::status::AcquisitionStatus;
 
 /// Most row ranges in one message; closer ones are joined, which sends some unchanged rows.
 const RANGES_MAX: usize = 32;
+/// So many subscribers are served as if each were alone.
+const FEW: u64 = 4;
+/// What a message costs a crowd beside its bytes, as bytes: a system call for each subscriber.
+const MESSAGE_BYTES: u64 = 4096;
 /// Topic part and `acq` while there is no acquisition.
 const NO_ACQUISITION: &str = "none";
 /// Beyond every pause that a feed keeps.
@@ -48,6 +53,10 @@ pub struct Pace {
     pub heartbeat_interval: Duration,
     /// Most bytes per second for the changes of one result.
     pub bytes_per_second: u64,
+    /// Every change is sent as a whole image: for subscribers that know nothing of rows.
+    pub is_whole: bool,
+    /// Subscribers who get every message of the feed.
+    pub audience: u64,
 }
 
 impl Default for Pace {
@@ -58,13 +67,27 @@ impl Default for Pace {
             keyframe_pause: Duration::from_millis(50),
             heartbeat_interval: Duration::from_secs(1),
             bytes_per_second: 8 << 20,
+            is_whole: false,
+            audience: 1,
         }
     }
 }
 
 impl Pace {
+    /// How long a message of so many bytes keeps the next one of its result waiting.
     fn rest(&self, bytes: usize) -> Duration {
-        Duration::from_nanos((bytes as u64).saturating_mul(1_000_000_000) / self.bytes_per_second.max(1))
+        let (bytes, rate) = match self.is_crowded() {
+            false => (bytes as u64, self.bytes_per_second),
+            true => (
+                (bytes as u64).saturating_add(MESSAGE_BYTES).saturating_mul(self.audience),
+                self.bytes_per_second.saturating_mul(FEW),
+            ),
+        };
+        Duration::from_secs_f64(bytes as f64 / rate.max(1) as f64)
+    }
+
+    fn is_crowded(&self) -> bool {
+        self.audience > FEW
     }
 }
 
@@ -145,7 +168,7 @@ impl ResultTrack {
         };
         let keyframe_due = keyframe_at + pace.keyframe_interval;
         if version != self.keyframe_version && keyframe_due <= now {
-            return Due::Now(Kind::Array);
+            return at(self.resume_at, Kind::Array);
         }
         if version != self.version {
             let kind = if picture.config() == self.config { Kind::Rows } else { Kind::Array };
@@ -163,9 +186,9 @@ impl ResultTrack {
     }
 
     /// The rows to send, and whether they are the whole image.
-    fn rows(&self, picture: &dyn Picture, kind: Kind) -> (Vec<Range<usize>>, bool) {
+    fn rows(&self, picture: &dyn Picture, kind: Kind, pace: &Pace) -> (Vec<Range<usize>>, bool) {
         let row_count = picture.shape().first().copied().unwrap_or(0);
-        if kind == Kind::Rows {
+        if kind == Kind::Rows && !pace.is_whole {
             let changed = picture.rows_changed_since(self.version);
             let changed = joined(changed.into_iter().map(|r| r.start..r.end.min(row_count)));
             let changed_count: usize = changed.iter().map(ExactSizeIterator::len).sum();
@@ -185,8 +208,8 @@ impl ResultTrack {
         now: Instant,
         pace: &Pace,
     ) -> Option<Message> {
-        let (rows, is_whole) = self.rows(picture, kind);
-        let by_change = kind == Kind::Rows;
+        let (rows, is_whole) = self.rows(picture, kind, pace);
+        let is_paced = kind == Kind::Rows || pace.is_crowded();
         self.version = picture.version();
         self.config = picture.config();
         if rows.is_empty() {
@@ -194,7 +217,7 @@ impl ResultTrack {
         }
         let values: Vec<f64> = rows.iter().flat_map(|rows| picture.row_values(rows.clone())).collect();
         let rest = pace.rest(values.len() * picture.precision().bytes());
-        self.resume_at = Some(now + if by_change { rest.max(pace.update_interval) } else { pace.update_interval });
+        self.resume_at = Some(now + if is_paced { rest.max(pace.update_interval) } else { pace.update_interval });
         if is_whole {
             self.topic.asked = false;
             self.keyframe_at = Some(now);
@@ -460,6 +483,11 @@ impl Feed {
         }
         out.wake_by(self.heartbeat_at);
         out
+    }
+
+    /// So many subscribers get every message from now on.
+    pub fn share(&mut self, audience: usize) {
+        self.pace.audience = audience as u64;
     }
 
     /// What is still to be sent when the transport ends: as [`Self::collect`] once every pause is over.

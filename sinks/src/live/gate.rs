@@ -13,6 +13,9 @@
 //! until then. The limit is one of connections: a storm of them keeps newcomers out, never those that are in.
 
 use std::collections::HashSet;
+use std::sync::atomic::Ordering;
+
+use super::board::StreamCounters;
 
 const ZAP_ENDPOINT: &str = "inproc://zeromq.zap.01";
 const MONITOR_ENDPOINT: &str = "inproc://live-monitor";
@@ -23,6 +26,8 @@ pub(super) struct Gate {
     monitor: zmq::Socket,
     open: HashSet<i32>,
     connections_max: usize,
+    /// Connections that the gauge of the stream counts for this gate: several have a part in it.
+    told: u64,
 }
 
 impl Gate {
@@ -41,7 +46,15 @@ impl Gate {
         let monitor = context.socket(zmq::PAIR)?;
         monitor.set_linger(0)?;
         monitor.connect(MONITOR_ENDPOINT)?;
-        Ok(Self { zap, monitor, open: HashSet::new(), connections_max })
+        Ok(Self { zap, monitor, open: HashSet::new(), connections_max, told: 0 })
+    }
+
+    /// Takes note of connections, answers who waits, and keeps the counters: subscribers now, and those turned away.
+    pub(super) fn step(&mut self, stream: &StreamCounters) {
+        stream.subscribers_refused.fetch_add(self.answer(), Ordering::Relaxed);
+        let open = self.open.len() as u64;
+        stream.subscribers.fetch_add(open.wrapping_sub(self.told), Ordering::Relaxed); // Wraps where there are fewer.
+        self.told = open;
     }
 
     /// Connections at this moment.
@@ -49,8 +62,8 @@ impl Gate {
         self.open.len()
     }
 
-    /// Takes note of connections and answers who waits; the number of those turned away.
-    pub(super) fn step(&mut self) -> u64 {
+    /// The number of those turned away.
+    fn answer(&mut self) -> u64 {
         let mut refused = 0;
         loop {
             // Before each answer, so that a connection is counted before it is judged (I2).

@@ -1,7 +1,8 @@
 //! The live stream: the board that the reducers write, and what turns it into messages for programs.
 //!
 //! # Place in the path
-//! `reducer -> Board -> Feed -> ZMQ XPUB`; a feed of its own for every WebSocket; HTTP and metrics read the same board.
+//! `reducer -> Board -> Feed -> ZMQ XPUB`; a feed of its own for every WebSocket, and for every other form of stream that
+//! is asked for; HTTP and metrics read the same board.
 //! Wire to live image is one queue, left of here; from the board on there is none, only the newest state.
 //!
 //! # Limits
@@ -13,8 +14,10 @@ mod colour;
 mod feed;
 mod gate;
 mod interest;
+mod karabo;
 mod lens;
 mod message;
+mod odin;
 mod picture;
 mod publisher;
 mod snapshot;
@@ -32,7 +35,7 @@ pub use interest::Interest;
 pub use lens::Lens;
 pub use message::{Header, ImageHeader, ImageRegion, Kind, Message, VERSION, frame, npy, unframe};
 pub use picture::{Axis, NoPictures, Picture, Pictures, Precision, Quality, picture_named, row_length};
-pub use publisher::{Publisher, StreamError, StreamPlan};
+pub use publisher::{Form, GUESTS_MAX, Publisher, StreamError, StreamPlan};
 pub(crate) use snapshot::header;
 pub use snapshot::{snapshot, snapshot_bytes};
 pub use stages::StageGuard;

@@ -1,4 +1,5 @@
-//! The ZMQ publisher: one thread that owns an XPUB socket and a [`Feed`].
+//! The ZMQ publisher: one thread that owns an XPUB socket and a [`Feed`]. For programs that were made for other streams
+//! there are [`Form`]s of theirs: a feed of whole images in other words (`odin.rs`), a socket that answers (`karabo.rs`).
 //!
 //! # Place in the path
 //! Sleeps on the board's condition variable, so that a merge is on its way to subscribers in well under a millisecond
@@ -11,7 +12,7 @@
 //! sees it, as a hole in `seq`; only messages that the socket refuses altogether are counted here. Messages *from*
 //! subscribers are subscriptions, at most [`SUBSCRIPTION_BYTES_MAX`] long; a longer one closes the connection.
 //! Connections beyond [`StreamPlan::subscriber_count`] are turned away (see `gate.rs`). What libzmq does not bound is the
-//! number of different subscriptions of one peer.
+//! number of different subscriptions of one peer, and of parts of one message.
 //!
 //! # Errors
 //! [`StreamError`] leaves `spawn`. A send that fails is counted and the next whole image is sent early.
@@ -29,17 +30,21 @@ use super::feed::{Collected, Feed, Pace};
 use super::gate::Gate;
 use super::interest::Interest;
 use super::message::Message;
+use super::{karabo, odin};
 use crate::priority::stand_back;
 use crate::time::epoch_ns;
 
+/// Most clients of a stream in another form than our own: viewers, of which a microscope has a few.
+pub const GUESTS_MAX: u32 = 8;
+
 /// Longest time until a subscription is answered.
-const SUBSCRIPTION_POLL: Duration = Duration::from_millis(10);
+pub(super) const SUBSCRIPTION_POLL: Duration = Duration::from_millis(10);
 /// Shortest time between two looks at a board that keeps changing: leaves the lock to the reducers.
 const LOOK_PAUSE: Duration = Duration::from_micros(500);
 /// Rests after a look are at least so many times as long as it took: nobody who listens can make publishing take more
 /// than about a sixteenth of a processor.
-const REST_PER_WORK: u32 = 16;
-/// Longest subscription: topics are shorter than 200 bytes.
+pub(super) const REST_PER_WORK: u32 = 16;
+/// Longest subscription or request: topics are shorter than 200 bytes.
 const SUBSCRIPTION_BYTES_MAX: i64 = 1024;
 /// Most subscriptions handled before the next look at the board.
 const SUBSCRIPTIONS_AT_ONCE: usize = 1024;
@@ -50,9 +55,42 @@ const HANDSHAKE_MS: i32 = 2000;
 /// Kernel buffer per subscriber, in bytes: a slow one sees old images for no longer than this takes to drain.
 const SEND_BUFFER_BYTES: i32 = 1 << 20;
 
+/// Which programs a stream is made for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Form {
+    /// Those that read `docs/live-stream.md`.
+    Native,
+    /// Viewers of odin-data: whole images, smaller than they are and in single precision.
+    Odin,
+    /// Clients of karabo-bridge, which ask for all whole images at once.
+    Karabo,
+}
+
+impl Form {
+    /// Name of the thread.
+    fn thread(self) -> &'static str {
+        match self {
+            Self::Native => "live-zmq",
+            Self::Odin => "live-odin",
+            Self::Karabo => "live-karabo",
+        }
+    }
+
+    /// The stage, as it is called when it has panicked.
+    fn stage(self) -> &'static str {
+        match self {
+            Self::Native => "live stream",
+            Self::Odin => "live stream for odin",
+            Self::Karabo => "live stream for karabo-bridge",
+        }
+    }
+}
+
 /// Where and how to publish.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct StreamPlan {
+    /// Who listens.
+    pub form: Form,
     /// ZMQ endpoint to bind: `tcp://127.0.0.1:PORT` (`*` = any free port), `tcp://[::1]:PORT` or `ipc://PATH`.
     pub endpoint: String,
     /// How often to send.
@@ -64,9 +102,29 @@ pub struct StreamPlan {
 }
 
 impl StreamPlan {
+    /// Messages that libzmq keeps for a subscriber.
     fn messages_max(&self) -> i32 {
-        let topics = i32::try_from(self.result_count.min(1 << 16)).unwrap_or(1 << 16) + 2;
-        MESSAGES_PER_TOPIC * topics
+        let results = i32::try_from(self.result_count.min(1 << 16)).unwrap_or(1 << 16);
+        match self.form {
+            Form::Native => MESSAGES_PER_TOPIC * (results + 2),
+            Form::Odin => odin::MESSAGES_PER_RESULT * results.max(1),
+            Form::Karabo => karabo::ANSWERS_KEPT,
+        }
+    }
+
+    /// Most bytes that guests who do not read make the stream keep; 0 for our own form, whose images may have any size
+    /// and are kept once for all subscribers that are equally late.
+    pub fn guest_bytes(&self) -> u64 {
+        let guests = u64::from(self.subscriber_count);
+        match self.form {
+            Form::Native => 0,
+            Form::Odin => guests * self.messages_max() as u64 * odin::MESSAGE_BYTES_MAX,
+            // Half of an answer's bytes travel; the one that is being made is there with its values.
+            Form::Karabo => {
+                let kept = guests * self.messages_max() as u64;
+                (kept + 2) * karabo::ANSWER_BYTES_MAX as u64 / 2
+            }
+        }
     }
 }
 
@@ -117,24 +175,36 @@ pub struct Publisher {
 }
 
 impl Publisher {
-    /// Binds and starts the thread `live-zmq`.
+    /// Binds and starts the thread.
     pub fn spawn(board: Arc<Board>, plan: &StreamPlan) -> Result<Self, StreamError> {
         if !is_local(&plan.endpoint) {
             return Err(StreamError::NotLoopback { endpoint: plan.endpoint.clone() });
         }
         let refused = |source| StreamError::Zmq { endpoint: plan.endpoint.clone(), source };
-        let (socket, gate, endpoint) = bind(plan).map_err(refused)?;
-        let feed = Feed::new(plan.pace, Interest::default());
+        let no_thread = |source| StreamError::Thread { source };
+        // The threads of libzmq stand back as the one does that makes their first socket.
+        let (socket, gate, endpoint) = std::thread::scope(|scope| {
+            let bind = || {
+                stand_back();
+                bind(plan)
+            };
+            let bound = std::thread::Builder::new().spawn_scoped(scope, bind).map_err(no_thread)?;
+            bound.join().expect("binding does not panic").map_err(refused)
+        })?;
         let stop = Arc::new(AtomicBool::new(false));
-        let (stopped, guard) = (Arc::clone(&stop), board.watch("live stream"));
+        let guard = board.watch(plan.form.stage());
+        let mut port = Port { socket, gate, board, stop: Arc::clone(&stop) };
+        let (form, pace) = (plan.form, plan.pace);
         let work = move || {
             let _guard = guard;
-            publish(&socket, gate, feed, &board, &stopped);
+            stand_back();
+            match form {
+                Form::Native => publish(&mut port, Feed::new(pace, Interest::default()), native),
+                Form::Odin => publish(&mut port, odin::feed(pace), odin::messages),
+                Form::Karabo => karabo::answer(&mut port, pace.update_interval),
+            }
         };
-        let thread = std::thread::Builder::new()
-            .name("live-zmq".to_owned())
-            .spawn(work)
-            .map_err(|source| StreamError::Thread { source })?;
+        let thread = std::thread::Builder::new().name(form.thread().to_owned()).spawn(work).map_err(no_thread)?;
         Ok(Self { endpoint, stop, thread: Some(thread) })
     }
 
@@ -155,9 +225,11 @@ impl Drop for Publisher {
 
 fn bind(plan: &StreamPlan) -> Result<(zmq::Socket, Gate, String), zmq::Error> {
     let context = zmq::Context::new();
-    let socket = context.socket(zmq::XPUB)?;
+    let socket = context.socket(if plan.form == Form::Karabo { zmq::REP } else { zmq::XPUB })?;
+    if plan.form != Form::Karabo {
+        socket.set_xpub_verbose(true)?;
+    }
     socket.set_ipv6(plan.endpoint.starts_with("tcp://["))?;
-    socket.set_xpub_verbose(true)?;
     socket.set_sndhwm(plan.messages_max())?;
     socket.set_sndbuf(SEND_BUFFER_BYTES)?;
     socket.set_maxmsgsize(SUBSCRIPTION_BYTES_MAX)?;
@@ -169,30 +241,71 @@ fn bind(plan: &StreamPlan) -> Result<(zmq::Socket, Gate, String), zmq::Error> {
     Ok((socket, gate, endpoint))
 }
 
-fn publish(socket: &zmq::Socket, mut gate: Gate, mut feed: Feed, board: &Board, stop: &AtomicBool) {
-    stand_back();
-    let mut seen = 0;
-    while !stop.load(Ordering::Relaxed) {
+/// What a thread that publishes has in its hands.
+pub(super) struct Port {
+    pub(super) socket: zmq::Socket,
+    pub(super) board: Arc<Board>,
+    gate: Gate,
+    stop: Arc<AtomicBool>,
+}
+
+impl Port {
+    /// Takes note of who comes and goes; whether to go on.
+    pub(super) fn attend(&mut self) -> bool {
         fault::pass(Stage::Publish);
-        count(&board.stream.subscribers_refused, gate.step());
-        board.stream.subscribers.store(gate.connection_count() as u64, Ordering::Relaxed);
-        let more_subscriptions = take_subscriptions(socket, &mut feed, board);
+        self.gate.step(&self.board.stream);
+        !self.stop.load(Ordering::Relaxed)
+    }
+
+    /// Sends a message of these parts without waiting; whether there was room for it.
+    pub(super) fn send(&self, parts: Parts) -> bool {
+        let stream = &self.board.stream;
+        let bytes = parts.iter().map(|part| part.len() as u64).sum();
+        let is_sent = self.socket.send_multipart(parts, zmq::DONTWAIT).is_ok();
+        if is_sent {
+            count(&stream.messages, 1);
+            count(&stream.bytes, bytes);
+        } else {
+            count(&stream.discarded, 1);
+        }
+        is_sent
+    }
+}
+
+/// One message of several parts.
+pub(super) type Parts = Vec<Vec<u8>>;
+/// A message in the words of a form: none, one, or several.
+type Encode = fn(&Message) -> Vec<Parts>;
+
+fn native(message: &Message) -> Vec<Parts> {
+    let mut header = message.header.clone();
+    header.time_ns = epoch_ns(SystemTime::now());
+    let mut parts = vec![message.topic.clone().into_bytes(), header.to_json()];
+    parts.extend(message.blob());
+    vec![parts]
+}
+
+fn publish(port: &mut Port, mut feed: Feed, encode: Encode) {
+    let mut seen = 0;
+    while port.attend() {
+        let more_subscriptions = take_subscriptions(port, &mut feed);
+        feed.share(port.gate.connection_count());
         let looked_at = Instant::now();
-        let collected = board.look(|acquisitions: &VecDeque<Acquisition>| feed.collect(acquisitions, looked_at));
-        send_all(socket, &mut feed, board, &collected);
+        let collected = port.board.look(|acquisitions: &VecDeque<Acquisition>| feed.collect(acquisitions, looked_at));
+        send_all(port, &mut feed, &collected, encode);
         std::thread::sleep(rest(&collected, looked_at, looked_at.elapsed()));
         let patience = collected.wake_at.map_or(SUBSCRIPTION_POLL, |at| at.saturating_duration_since(Instant::now()));
         let patience = if more_subscriptions { Duration::ZERO } else { patience.min(SUBSCRIPTION_POLL) };
-        match board.wait(seen, patience) {
+        match port.board.wait(seen, patience) {
             Waited::Changed(version) => seen = version,
             Waited::Unchanged => {}
             Waited::Closed => break,
         }
     }
     // The last state of everything, for who is still there.
-    take_subscriptions(socket, &mut feed, board);
-    let collected = board.look(|acquisitions| feed.collect_last(acquisitions, Instant::now()));
-    send_all(socket, &mut feed, board, &collected);
+    take_subscriptions(port, &mut feed);
+    let collected = port.board.look(|acquisitions| feed.collect_last(acquisitions, Instant::now()));
+    send_all(port, &mut feed, &collected, encode);
 }
 
 /// How long to rest after a look that took `worked`: until a change could be sent, and long enough that publishing takes
@@ -204,15 +317,15 @@ fn rest(collected: &Collected, looked_at: Instant, worked: Duration) -> Duration
 }
 
 /// Hands new subscriptions to the feed; `true` when there may be more.
-fn take_subscriptions(socket: &zmq::Socket, feed: &mut Feed, board: &Board) -> bool {
+fn take_subscriptions(port: &Port, feed: &mut Feed) -> bool {
     let mut message = zmq::Message::new();
     for _ in 0..SUBSCRIPTIONS_AT_ONCE {
-        if socket.recv(&mut message, zmq::DONTWAIT).is_err() {
+        if port.socket.recv(&mut message, zmq::DONTWAIT).is_err() {
             return false;
         }
         match message.split_first() {
             Some((1, prefix)) => {
-                count(&board.stream.subscriptions, 1);
+                count(&port.board.stream.subscriptions, 1);
                 feed.subscribed(prefix);
             }
             Some((0, prefix)) => feed.unsubscribed(prefix),
@@ -222,33 +335,17 @@ fn take_subscriptions(socket: &zmq::Socket, feed: &mut Feed, board: &Board) -> b
     true
 }
 
-fn count(counter: &AtomicU64, number: u64) {
+pub(super) fn count(counter: &AtomicU64, number: u64) {
     counter.fetch_add(number, Ordering::Relaxed);
 }
 
-fn send_all(socket: &zmq::Socket, feed: &mut Feed, board: &Board, collected: &Collected) {
+fn send_all(port: &Port, feed: &mut Feed, collected: &Collected, encode: Encode) {
     for message in &collected.messages {
-        match send(socket, message) {
-            Ok(bytes) => {
-                count(&board.stream.messages, 1);
-                count(&board.stream.bytes, bytes);
-            }
-            Err(_) => {
-                count(&board.stream.discarded, 1);
-                feed.lost(&message.topic);
-            }
+        let sent: Vec<bool> = encode(message).into_iter().map(|parts| port.send(parts)).collect();
+        if sent.contains(&false) {
+            feed.lost(&message.topic);
         }
     }
-}
-
-fn send(socket: &zmq::Socket, message: &Message) -> Result<u64, zmq::Error> {
-    let mut header = message.header.clone();
-    header.time_ns = epoch_ns(SystemTime::now());
-    let mut parts = vec![message.topic.clone().into_bytes(), header.to_json()];
-    parts.extend(message.blob());
-    let bytes = parts.iter().map(|part| part.len() as u64).sum();
-    socket.send_multipart(parts, zmq::DONTWAIT)?;
-    Ok(bytes)
 }
 
 #[cfg(test)]

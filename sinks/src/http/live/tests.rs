@@ -118,7 +118,8 @@ fn smaller_images_of_chosen_topics() {
 /// Pages from elsewhere, requests that are none and clients beyond the limit are refused; places come back.
 #[test]
 fn who_is_let_in() {
-    let (board, server) = site(HttpLimits::default());
+    let limits = HttpLimits::default();
+    let (board, server) = site(limits);
     assert_eq!(connect_as(&server, &[("origin", "http://evil.example")]).err(), Some(403));
     assert_eq!(connect_as(&server, &[("host", "evil.example")]).err(), Some(403));
     assert_eq!(connect_as(&server, &[("upgrade", "h2c")]).err(), Some(400));
@@ -132,11 +133,11 @@ fn who_is_let_in() {
         }
     };
     wait_for(0);
-    let mut clients: Vec<Socket> = (0..CLIENTS_MAX).map(|_| connect(&server)).collect();
+    let mut clients: Vec<Socket> = (0..limits.live_clients).map(|_| connect(&server)).collect();
     assert_eq!(connect_as(&server, &[]).err(), Some(503));
     assert_eq!(board.stream.web_refused.load(Ordering::Relaxed), 1);
     clients.pop();
-    wait_for(u64::from(CLIENTS_MAX) - 1);
+    wait_for(u64::from(limits.live_clients) - 1);
     drop(connect(&server));
 }
 
@@ -203,4 +204,25 @@ fn slow_clients_hold_nobody_up() {
     ask(&mut quick, r#"{"op":"sub","topics":["v1/02020202-0202-0202-0202-020202020202/ring"],"max_hz":60}"#);
     let (_, values) = next(&mut quick).expect("an image");
     assert_eq!(values[4], 3.0);
+}
+
+/// The connection of a client keeps room for the largest message it was sent: who finds none gets images when others have
+/// left.
+#[test]
+fn what_connections_keep_is_bounded() {
+    let (board, server) = site(HttpLimits { live_bytes: 48 << 10, ..HttpLimits::default() });
+    board.begin(acquisition(1, vec![FakePicture::new("ring", &[64, 64])])); // 32 KiB
+    let shown = |socket: &mut Socket| while next(socket).expect("goes on").0.kind != Kind::Array {};
+    let mut first = connect(&server);
+    ask(&mut first, ALL);
+    shown(&mut first);
+    let mut second = connect(&server);
+    ask(&mut second, ALL);
+    let deadline = std::time::Instant::now() + Duration::from_secs(20);
+    while board.stream.discarded.load(Ordering::Relaxed) == 0 {
+        assert!(std::time::Instant::now() < deadline, "nothing was discarded");
+        std::thread::yield_now();
+    }
+    drop(first);
+    shown(&mut second);
 }

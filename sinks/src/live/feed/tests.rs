@@ -276,3 +276,33 @@ fn images_come_and_go() {
     assert_eq!(named(&second), [("bf".into(), 1, Kind::Rows), ("com".into(), 0, Kind::Array)]);
     assert!(second.messages[1].topic.ends_with("/com"));
 }
+
+/// A crowd takes no more bytes than a few subscribers, so that each gets less often what changes; whoever wants whole images
+/// gets nothing else; and the end is never held back.
+#[test]
+fn a_crowd_shares_what_a_few_would_take() {
+    let messages = |audience, is_whole| {
+        let mut board = board_of(acquisition(1, vec![FakePicture::new("ring", &[1000, 4])])); // 32 bytes a row.
+        let mut feed = Feed::new(Pace { is_whole, ..Pace::default() }, Interest::everything());
+        feed.share(audience);
+        let start = Instant::now();
+        let mut sent = Vec::new();
+        for ms in 0..1000 {
+            images(&mut board[0])[0].set_row(ms, 1.0);
+            sent.extend(feed.collect(&board, start + Duration::from_millis(ms as u64)).messages);
+        }
+        board[0].end(State::Complete, SystemTime::UNIX_EPOCH);
+        sent.extend(feed.collect(&board, start + Duration::from_secs(1)).messages);
+        let kinds: Vec<Kind> = sent.iter().filter(|m| m.topic.ends_with("ring")).map(|m| m.header.kind).collect();
+        assert_eq!(kinds[kinds.len() - 2..], [Kind::Array, Kind::End]);
+        kinds
+    };
+    let alone = messages(FEW as usize, false);
+    assert!(alone.len() > 200 && alone.contains(&Kind::Rows), "{} messages for a few", alone.len());
+    let many = messages(200, false);
+    assert!((15..=45).contains(&many.len()), "{} messages for 200", many.len());
+    // The first array is what a thousand get in a second.
+    assert_eq!(messages(1000, false).len(), 3);
+    let whole = messages(1, true);
+    assert!(whole.len() > 10 && !whole.contains(&Kind::Rows));
+}

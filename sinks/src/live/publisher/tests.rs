@@ -11,6 +11,7 @@ const PATIENCE_MS: i32 = 20_000;
 
 fn plan() -> StreamPlan {
     StreamPlan {
+        form: Form::Native,
         endpoint: "tcp://127.0.0.1:*".to_owned(),
         pace: Pace::default(),
         result_count: 1,
