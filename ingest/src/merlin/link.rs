@@ -203,7 +203,7 @@ fn keep_alive(socket: &OwnedFd) -> io::Result<()> {
     Ok(())
 }
 
-/// Pause between attempts to connect: doubles while they fail.
+/// Pause between attempts, to connect or to arm: doubles while they fail.
 #[derive(Debug)]
 pub(super) struct Backoff {
     first: Duration,
@@ -238,11 +238,13 @@ impl Backoff {
         if now < until {
             std::thread::sleep(until.min(deadline).saturating_duration_since(now));
         }
-        let is_over = Instant::now() >= until;
-        if is_over {
-            self.until = None;
-        }
-        is_over
+        self.is_over()
+    }
+
+    /// Whether the pause is over.
+    pub(super) fn is_over(&mut self) -> bool {
+        self.until = self.until.filter(|&until| Instant::now() < until);
+        self.until.is_none()
     }
 }
 

@@ -120,6 +120,9 @@ struct Arming {
     plan: MerlinControlPlan,
     control: Option<MerlinControl>,
     is_armed: bool,
+    /// While it lasts the detector is only listened to: whoever armed it may have gone, as a receiver that was killed, and what
+    /// it sends is worth as much.
+    backoff: Backoff,
 }
 
 /// A Merlin data socket as a [`Source`].
@@ -162,7 +165,8 @@ impl MerlinSource {
         counters: Arc<LinkCounters>,
     ) -> Self {
         let mut source = Self::over(Box::new(TcpDial::new(host, data_port)), options, counters);
-        source.arming = control.map(|plan| Arming { host: host.into(), plan, control: None, is_armed: false });
+        let backoff = Backoff::new(source.options.backoff);
+        source.arming = control.map(|plan| Arming { host: host.into(), plan, control: None, is_armed: false, backoff });
         source
     }
 
@@ -395,8 +399,12 @@ impl MerlinSource {
         let Some(arming) = self.arming.as_mut().filter(|a| !a.is_armed && self.acquisition.is_none()) else {
             return Ok(());
         };
+        if !arming.backoff.is_over() {
+            return Ok(());
+        }
         let plan = arming.plan.clone();
-        arming.with_control(|control| control.arm(&plan)).inspect_err(|_| self.backoff.fail())?;
+        arming.with_control(|control| control.arm(&plan)).inspect_err(|_| arming.backoff.fail())?;
+        arming.backoff.reset();
         arming.is_armed = true;
         Ok(())
     }
@@ -407,7 +415,7 @@ impl MerlinSource {
                 arming.with_control(|control| control.soft_trigger()).inspect_err(|_| {
                     arming.is_armed = false; // It waits for a trigger that did not come: arm it again.
                     self.acquisition = None;
-                    self.backoff.fail();
+                    arming.backoff.fail();
                 })
             }
             _ => Ok(()),
@@ -474,19 +482,25 @@ impl Arming {
 }
 
 impl Source for MerlinSource {
+    /// A detector that refuses to be armed is listened to before that is told.
     fn begin(&mut self, deadline: Instant) -> Result<Begin, SourceError> {
         self.abandon();
+        let mut refused = None;
         loop {
             if !self.backoff.wait(deadline) || !self.connect(deadline)? {
-                return Ok(Begin::Waiting);
+                return refused.map_or(Ok(Begin::Waiting), Err);
             }
-            self.arm()?;
+            if refused.is_none() {
+                refused = self.arm().err();
+            }
             match self.begin_step(deadline)? {
                 BeginStep::Series(announcement) => return Ok(Begin::Series(announcement)),
                 BeginStep::Heard(Heard::End) => return Err(self.lost(io::ErrorKind::UnexpectedEof.into())),
-                BeginStep::Heard(Heard::Nothing) => return Ok(Begin::Waiting),
+                BeginStep::Heard(Heard::Nothing) => return refused.map_or(Ok(Begin::Waiting), Err),
                 BeginStep::Heard(Heard::Held) => {}
-                BeginStep::Heard(Heard::Bytes) if Instant::now() >= deadline => return Ok(Begin::Waiting),
+                BeginStep::Heard(Heard::Bytes) if Instant::now() >= deadline => {
+                    return refused.map_or(Ok(Begin::Waiting), Err);
+                }
                 BeginStep::Heard(Heard::Bytes) => {}
             }
         }

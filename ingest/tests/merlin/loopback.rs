@@ -106,6 +106,40 @@ fn arming_and_soft_trigger() {
     assert_eq!(requests, expected);
 }
 
+/// A detector that somebody armed who has gone, and that takes no other arming, is triggered and received all the same.
+#[test]
+fn a_detector_that_is_armed_already() {
+    let (data, data_port) = listen();
+    let (control, control_port) = listen();
+    let detector = thread::spawn(move || {
+        let (mut data, _) = data.accept().expect("data connection first");
+        data.write_all(&acquisition(2, "")).expect("armed before");
+        let (mut last, mut asked) = (String::new(), 0);
+        while last != "SOFTTRIGGER" {
+            let (mut control, _) = control.accept().expect("then control");
+            for name in ["NUMFRAMESTOACQUIRE", "TRIGGERSTART", "STARTACQUISITION", "SOFTTRIGGER"] {
+                let request = request(&mut control);
+                let fields: Vec<&str> = request.split(',').collect();
+                last = fields[1].to_owned();
+                let is_busy = last == "STARTACQUISITION";
+                let answer = format!("{},{last},{}", fields[0], u8::from(is_busy));
+                control.write_all(&message(answer.as_bytes())).expect("answered");
+                asked += u32::from(is_busy);
+                assert!(last == "SOFTTRIGGER" || last == name, "{request}");
+                if is_busy || last == "SOFTTRIGGER" {
+                    break;
+                }
+            }
+        }
+        data.write_all(&[Kind::U16.message(1, 1), Kind::U16.message(2, 2)].concat()).expect("sent");
+        asked
+    });
+    let plan = MerlinControlPlan { port: control_port, frame_count: Some(2), trigger: Some(MerlinTrigger::Soft) };
+    let (runs, _) = receive(data_port, Some(plan), 1, 1 << 16);
+    assert_eq!((runs[0].reason, runs[0].received_count), (EndReason::Complete, 2));
+    assert!(detector.join().expect("detector") > 0);
+}
+
 /// A detector that hangs up in the middle of a frame and comes back is received again.
 #[test]
 fn a_detector_that_comes_back() {
