@@ -62,9 +62,11 @@ def test_a_recording_goes_on_when_nobody_reads_what_it_prints(folder, small):
         with small.simulator() as detector:
             arguments = [*detector.record_arguments, "--out", out, "--json", "--reserve-gib", 0]
             command = [str(part) for part in (harness.ronchi_binary(), "record", *arguments)]
-            assert subprocess.run(command, stdin=subprocess.DEVNULL, stdout=gone, stderr=gone, timeout=60).returncode == 0
+            env = {**os.environ, "RONCHI_LOG": "info"}
+            pipes = {"stdin": subprocess.DEVNULL, "stdout": gone, "stderr": gone}
+            assert subprocess.run(command, **pipes, env=env, timeout=60).returncode == 0
         command = [harness.ronchi_binary(), "ls", folder]
-        assert subprocess.run(command, stdin=subprocess.DEVNULL, stdout=gone, stderr=gone, timeout=60).returncode == 0
+        assert subprocess.run(command, **pipes, timeout=60).returncode == 0
     finally:
         os.close(gone)
     assert (DataSet(out).flags() == FLAG_OK).all()

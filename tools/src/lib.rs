@@ -52,5 +52,7 @@ pub fn exit_code(error: &anyhow::Error) -> std::process::ExitCode {
 pub fn start_logging() {
     use tracing_subscriber::EnvFilter;
     let filter = EnvFilter::try_from_env("RONCHI_LOG").unwrap_or_else(|_| EnvFilter::new("warn"));
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).without_time().init();
+    let lines = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).without_time();
+    // It would tell by `eprintln!` that a line could not be written, which panics when standard error is gone.
+    lines.log_internal_errors(false).init();
 }
